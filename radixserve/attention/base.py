@@ -1,0 +1,91 @@
+"""The one interface between a model and whatever computes attention for it.
+
+A forward batch is flat: the tokens of all rows of a step, one after the other, with no padding
+(``T`` tokens, ``B`` rows). A row is one request's share of the step, be it a chunk of a long prompt
+or a single new token; attention treats both alike. Everything is passed explicitly; there is no
+module-level context.
+
+    rows            |-- row 0: 5 tokens --|- row 1: 1 -|-- row 2: 3 --|
+    input_ids[T]      a   b   c   d   e        f         g   h   i
+    positions[T]      0   1   2   3   4        17        8   9   10
+    query_start[B+1]  0                        5         6             9
+    context_lens[B]   5                        18        11                (keys, new ones included)
+
+This module knows tensors and page tables; it knows no request, no tree and no model.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+
+
+@dataclass(frozen=True, slots=True)
+class ForwardBatch:
+    """The tensors of one step. Integer tensors are int32 unless a torch index demands int64."""
+
+    input_ids: torch.Tensor
+    """int64[T], on the device."""
+    positions: torch.Tensor
+    """int64[T], on the device: each token's index in its request."""
+    slots: torch.Tensor
+    """int64[T], on the device: where each token's keys and values go (page * P + offset)."""
+    query_start: torch.Tensor
+    """int32[B+1], on the device."""
+    context_lens: torch.Tensor
+    """int32[B], on the device."""
+    page_table: torch.Tensor
+    """int32[B, max_pages], on the device; entries past a row's last page are 0 and never read."""
+    query_start_host: tuple[int, ...]
+    """``query_start`` as Python ints, for planning without reading a device tensor back."""
+    context_lens_host: tuple[int, ...]
+    """``context_lens`` as Python ints."""
+    logits_indices: torch.Tensor
+    """int64[S], on the device: the flat indices of the tokens whose logits are wanted."""
+
+    @property
+    def num_tokens(self) -> int:
+        return self.query_start_host[-1]
+
+    @property
+    def num_rows(self) -> int:
+        return len(self.context_lens_host)
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionShape:
+    """The numbers that every layer of a model shares."""
+
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    scale: float
+    page_size: int
+
+
+class AttentionBackend(Protocol):
+    """Causal, grouped-query, paged attention over a ragged batch."""
+
+    def plan(self, batch: ForwardBatch) -> Any:
+        """Do, once per step, the work that all layers share. Returns what ``forward`` wants."""
+        ...
+
+    def forward(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        batch: ForwardBatch,
+        plan: Any,
+    ) -> torch.Tensor:
+        """Store this step's keys and values, then attend.
+
+        ``query``: [T, num_heads, head_dim]; ``key``, ``value``: [T, num_kv_heads, head_dim], all
+        already rotated. ``keys``, ``values``: one layer's share of the KV tensors,
+        [num_pages, page_size, num_kv_heads, head_dim]. Returns [T, num_heads * head_dim].
+
+        *Mutates* ``keys`` and ``values`` at ``batch.slots``.
+        """
+        ...

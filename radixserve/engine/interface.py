@@ -1,0 +1,87 @@
+"""What a front end sees of an engine: token ids in, a stream of text out.
+
+``AsyncEngine`` (``async_engine.py``) implements it over the engine process; tests of the front end
+may bring their own. Nothing here knows HTTP, and nothing here knows how the engine is reached.
+"""
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from radixserve.ids import DEFAULT_NAMESPACE, Namespace, RequestId
+from radixserve.sampling.params import SamplingParams
+from radixserve.text.tokenizer import Tokenizer
+from radixserve.types import EngineInfo, EngineStats, FinishReason, TokenLogprob
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextDelta:
+    """What became known of one choice: some text, some tokens, perhaps its end.
+
+    Text may lag behind tokens: half a UTF-8 character, or the beginning of what could become a stop
+    string, is held back until it is decided. Over a whole stream the texts concatenate to the answer
+    and the token ids to everything that was generated.
+    """
+
+    index: int
+    text: str
+    token_ids: list[int]
+    logprobs: list[TokenLogprob] | None = None
+    finish_reason: FinishReason | None = None
+    stop_reason: int | str | None = None
+    """The stop string or stop token id that ended the choice, if one of the request's own did."""
+    num_cached_tokens: int = 0
+    error: str | None = None
+
+
+class TextStream(Protocol):
+    """The deltas of all choices of one request, in the order in which they became known.
+
+    Iteration ends after every choice has finished. ``aclose`` before that aborts the request: its
+    pages come back, and what it has computed stays in the cache. Idempotent.
+    """
+
+    request_id: RequestId
+
+    def __aiter__(self) -> AsyncIterator[TextDelta]: ...
+
+    async def aclose(self) -> None: ...
+
+
+class Engine(Protocol):
+    """An engine as a front end uses it."""
+
+    info: EngineInfo
+    tokenizer: Tokenizer
+
+    @property
+    def stats(self) -> EngineStats:
+        """The newest figures that the engine has sent."""
+        ...
+
+    @property
+    def is_alive(self) -> bool:
+        """False once the engine process has ended."""
+        ...
+
+    async def submit(
+        self,
+        prompt_ids: Sequence[int],
+        params: SamplingParams,
+        *,
+        namespace: Namespace = DEFAULT_NAMESPACE,
+    ) -> TextStream:
+        """Start a request. Returns as soon as it is accepted.
+
+        *Raises* ``InvalidRequestError`` (``ContextLengthError`` if it cannot fit),
+        ``ShuttingDownError``, ``EngineDeadError``; then nothing was started.
+        """
+        ...
+
+    async def drain(self, timeout_s: float) -> None:
+        """Take no more requests and wait until those in flight have ended, or the time is up."""
+        ...
+
+    async def aclose(self) -> None:
+        """Abort what is in flight and end the engine process."""
+        ...

@@ -1,0 +1,118 @@
+"""One choice of one request on its way through the engine: its tokens and how far they are computed.
+
+A ``Request`` is mutable state owned by the scheduler; the runner only reads it. Its tokens live in
+one int32 buffer so that any run of them is a view:
+
+    |------------- prompt -------------|------ answer ------|
+    0          num_computed_tokens                     num_tokens
+    |== keys and values in pages ==|---- still to run ------|
+
+A decoding request has exactly one token still to run (the last sampled one); a new or preempted one
+has many. Nothing else distinguishes prefill from decode.
+"""
+
+from enum import Enum
+
+import numpy as np
+
+from radixserve.cache.prefix_cache import Lease
+from radixserve.ids import Namespace, RequestId, TokenArray
+from radixserve.sampling.params import SamplingParams
+from radixserve.types import FinishReason
+
+
+class Status(Enum):
+    """Where a request is. ``WAITING`` covers new and preempted alike."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    FINISHED = "finished"
+
+
+class Request:
+    """Tokens and progress of one choice.
+
+    ``params`` are resolved. ``lease`` is the request's hold on the cache while it runs, else None.
+    """
+
+    __slots__ = (
+        "_buffer",
+        "arrival",
+        "finish_reason",
+        "index",
+        "lease",
+        "namespace",
+        "num_cached_tokens",
+        "num_computed_tokens",
+        "num_prompt_tokens",
+        "num_tokens",
+        "params",
+        "request_id",
+        "status",
+        "stop_token_ids",
+    )
+
+    def __init__(
+        self,
+        request_id: RequestId,
+        prompt_ids: TokenArray,
+        params: SamplingParams,
+        *,
+        namespace: Namespace,
+        stop_token_ids: frozenset[int],
+        arrival: int,
+        index: int = 0,
+    ) -> None:
+        self.request_id = request_id
+        self.index = index
+        self.params = params
+        self.namespace = namespace
+        self.stop_token_ids = stop_token_ids
+        """Every token id that ends this request (the model's, unless ``ignore_eos``, and its own)."""
+        self.arrival = arrival
+        """Ordinal of arrival: a logical clock, so that order never depends on a timer."""
+        self.num_prompt_tokens = len(prompt_ids)
+        self.num_tokens = len(prompt_ids)
+        self.num_computed_tokens = 0
+        self.num_cached_tokens: int | None = None
+        """Set at first admission and never changed: what usage reports."""
+        self.lease: Lease | None = None
+        self.status = Status.WAITING
+        self.finish_reason: FinishReason | None = None
+        self._buffer = np.empty(len(prompt_ids) + 64, dtype=np.int32)
+        self._buffer[: len(prompt_ids)] = prompt_ids
+
+    @property
+    def token_ids(self) -> TokenArray:
+        """All tokens known so far, int32[num_tokens]: a view, not to be kept across ``append``."""
+        return self._buffer[: self.num_tokens]
+
+    @property
+    def output_ids(self) -> TokenArray:
+        """The answer so far: a view."""
+        return self._buffer[self.num_prompt_tokens : self.num_tokens]
+
+    @property
+    def num_output_tokens(self) -> int:
+        return self.num_tokens - self.num_prompt_tokens
+
+    @property
+    def max_total_tokens(self) -> int:
+        """The most tokens, prompt and answer, that this request can come to."""
+        assert self.params.max_tokens is not None, "params are resolved"
+        return self.num_prompt_tokens + self.params.max_tokens
+
+    def append(self, token_id: int) -> None:
+        """Add one sampled token. Cost: O(1) amortised."""
+        if self.num_tokens == len(self._buffer):
+            grown = np.empty(2 * len(self._buffer), dtype=np.int32)
+            grown[: self.num_tokens] = self._buffer
+            self._buffer = grown
+        self._buffer[self.num_tokens] = token_id
+        self.num_tokens += 1
+
+    def __repr__(self) -> str:
+        return (
+            f"Request({self.request_id}/{self.index} {self.status.value} "
+            f"{self.num_computed_tokens}/{self.num_tokens} of prompt {self.num_prompt_tokens})"
+        )

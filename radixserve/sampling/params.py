@@ -1,0 +1,150 @@
+"""How one request wants its tokens chosen, and when it wants to stop.
+
+``SamplingParams`` is what a caller writes: a field left at None is silent, and the checkpoint's own
+``generation_config.json`` answers for it. ``resolve`` fills the silent fields once, at intake;
+everything behind intake sees only resolved parameters. No torch here.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from radixserve.errors import InvalidRequestError
+
+MAX_STOP_STRINGS = 64
+MAX_STOP_STRING_CHARS = 4096
+MAX_LOGPROBS = 20
+MAX_CHOICES = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplingDefaults:
+    """What the checkpoint recommends (``generation_config.json``) where a request is silent.
+
+    Without a recommendation: OpenAI's defaults (temperature 1, the whole distribution).
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplingParams:
+    """Choice of tokens and end of generation for one request.
+
+    Raises ``InvalidRequestError`` naming the field, on construction, for any value out of range.
+    """
+
+    n: int = 1
+    """How many independent continuations of the prompt."""
+    temperature: float | None = None
+    """0 is greedy; otherwise logits are divided by it. ``None``: the checkpoint's default."""
+    top_k: int | None = None
+    """Keep the k most likely tokens; 0 or -1 keeps all."""
+    top_p: float | None = None
+    """Keep the smallest set of most likely tokens whose probabilities reach this sum."""
+    min_p: float | None = None
+    """Keep tokens at least this fraction as likely as the likeliest one."""
+    repetition_penalty: float | None = None
+    """Divide (multiply, where negative) the logits of tokens seen in prompt or answer; 1 is off."""
+    presence_penalty: float = 0.0
+    """Subtract from the logits of tokens already in the answer."""
+    frequency_penalty: float = 0.0
+    """Subtract, once per occurrence, from the logits of tokens already in the answer."""
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    """Add to the logits of these token ids."""
+    seed: int | None = None
+    """Same seed, same noise at every position, whatever else is in the batch."""
+    max_tokens: int | None = None
+    """Stop after this many tokens. ``None``: what is left of the context."""
+    min_tokens: int = 0
+    """Choose no stop token and accept no stop string before this many tokens."""
+    stop: tuple[str, ...] = ()
+    """Stop before the first of these strings in the answer."""
+    stop_token_ids: tuple[int, ...] = ()
+    """Stop at any of these tokens, besides the model's own end-of-sequence ids."""
+    ignore_eos: bool = False
+    """Do not stop at the model's end-of-sequence ids."""
+    logprobs: int | None = None
+    """Report each chosen token's log-probability and this many alternatives. ``None``: neither."""
+    skip_special_tokens: bool = True
+    """Leave special tokens out of the text (never out of the token ids)."""
+    include_stop: bool = False
+    """Leave the matched stop string in the text."""
+
+    def __post_init__(self) -> None:
+        stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+        object.__setattr__(self, "stop", stop)
+        object.__setattr__(self, "stop_token_ids", tuple(self.stop_token_ids or ()))
+        _check_range("n", self.n, 1, MAX_CHOICES)
+        _check_range("temperature", self.temperature, 0.0, 100.0)
+        _check_range("top_k", self.top_k, -1, 2**31 - 1)
+        _check_range("top_p", self.top_p, 0.0, 1.0, open_low=True)
+        _check_range("min_p", self.min_p, 0.0, 1.0)
+        _check_range("repetition_penalty", self.repetition_penalty, 0.0, 100.0, open_low=True)
+        _check_range("presence_penalty", self.presence_penalty, -2.0, 2.0)
+        _check_range("frequency_penalty", self.frequency_penalty, -2.0, 2.0)
+        _check_range("max_tokens", self.max_tokens, 1, 2**31 - 1)
+        _check_range("min_tokens", self.min_tokens, 0, 2**31 - 1)
+        _check_range("logprobs", self.logprobs, 0, MAX_LOGPROBS)
+        _check_range("seed", self.seed, -(2**63), 2**64 - 1)
+        if self.max_tokens is not None and self.min_tokens > self.max_tokens:
+            raise InvalidRequestError(
+                f"min_tokens ({self.min_tokens}) is greater than max_tokens ({self.max_tokens}); "
+                "lower it or raise max_tokens",
+                param="min_tokens",
+            )
+        if len(stop) > MAX_STOP_STRINGS:
+            raise InvalidRequestError(
+                f"stop has {len(stop)} strings; at most {MAX_STOP_STRINGS} are accepted",
+                param="stop",
+            )
+        for string in stop:
+            if not isinstance(string, str) or not string:
+                raise InvalidRequestError("stop holds an empty or non-string entry", param="stop")
+            if len(string) > MAX_STOP_STRING_CHARS:
+                raise InvalidRequestError(
+                    f"a stop string has {len(string)} characters; "
+                    f"at most {MAX_STOP_STRING_CHARS} are accepted",
+                    param="stop",
+                )
+        for token_id, bias in self.logit_bias.items():
+            if not -100.0 <= bias <= 100.0:
+                raise InvalidRequestError(
+                    f"logit_bias of token {token_id} is {bias}; it must lie in [-100, 100]",
+                    param="logit_bias",
+                )
+
+    def resolve(self, defaults: SamplingDefaults, *, max_tokens: int, seed: int) -> "SamplingParams":
+        """Fill every silent field, so that nothing behind intake has to know of defaults."""
+        return replace(
+            self,
+            temperature=_first(self.temperature, defaults.temperature),
+            top_k=max(0, _first(self.top_k, defaults.top_k)),
+            top_p=_first(self.top_p, defaults.top_p),
+            min_p=_first(self.min_p, defaults.min_p),
+            repetition_penalty=_first(self.repetition_penalty, defaults.repetition_penalty),
+            max_tokens=max_tokens,
+            seed=_first(self.seed, seed),
+        )
+
+
+def _first(value: Any, default: Any) -> Any:
+    return default if value is None else value
+
+
+def _check_range(
+    name: str, value: float | None, low: float, high: float, *, open_low: bool = False
+) -> None:
+    """Raise unless ``value`` is None or in ``[low, high]`` (``(low, high]`` if ``open_low``)."""
+    if value is None:
+        return
+    # `not (low <= value)` also catches NaN, which compares false with everything.
+    if not low <= value <= high or (open_low and value == low):
+        bracket = "(" if open_low else "["
+        raise InvalidRequestError(
+            f"{name} is {value}; it must lie in {bracket}{low}, {high}]", param=name
+        )

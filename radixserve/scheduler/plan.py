@@ -1,0 +1,44 @@
+"""A step as data: what the scheduler decided and what the runner found. No torch, no behaviour.
+
+    plan = scheduler.schedule()     which tokens of which requests, which pages to copy first
+    result = runner.run(plan)       the tokens that were sampled
+    scheduler.update(plan, result)  progress, pages into the tree, what is new to tell
+"""
+
+from dataclasses import dataclass
+
+from radixserve.cache.prefix_cache import PageCopy
+from radixserve.request import Request
+from radixserve.types import SampledToken
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedRow:
+    """Tokens ``[start, start + num_scheduled_tokens)`` of one request, to be run this step."""
+
+    request: Request
+    start: int
+    num_scheduled_tokens: int
+    num_samples: int
+    """How many tokens to choose from the last token's logits: 0 inside a prompt, 1 at its end and
+    while decoding, ``n`` at the end of the prompt of a request that then forks."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepPlan:
+    """One forward pass."""
+
+    rows: tuple[PlannedRow, ...]
+    copies: tuple[PageCopy, ...]
+    """To be performed, in any order, before the pass writes any page."""
+
+    @property
+    def num_scheduled_tokens(self) -> int:
+        return sum(row.num_scheduled_tokens for row in self.rows)
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """``sampled[i]`` holds ``plan.rows[i].num_samples`` tokens."""
+
+    sampled: tuple[tuple[SampledToken, ...], ...]
