@@ -1,7 +1,7 @@
 """The engine's settings: one frozen dataclass from which flags, defaults and help texts derive.
 
-A field's ``help`` metadata is the sentence that ``radixserve serve --help`` prints; ``choices`` are
-the values it takes. The front end's own settings extend this class (``radixserve_frontend.config``).
+A field's ``help`` metadata is the sentence that ``radixserve serve --help`` prints; ``choices``
+are the values it takes. The front end's own settings extend this class (``ServerConfig``).
 Nothing here imports torch, so that ``--help`` and ``--version`` answer at once.
 """
 

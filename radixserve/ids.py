@@ -25,6 +25,6 @@ TokenArray = npt.NDArray[np.int32]
 """A run of token ids, int32[n]."""
 
 PageArray = npt.NDArray[np.int32]
-"""A run of page ids, int32[n]; entry ``i`` of a page table covers tokens ``[i * P, (i + 1) * P)``."""
+"""A run of page ids, int32[n]. Entry ``i`` of a page table covers tokens ``[i P, (i + 1) P)``."""
 
 DEFAULT_NAMESPACE = Namespace("")

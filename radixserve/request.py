@@ -1,4 +1,4 @@
-"""One choice of one request on its way through the engine: its tokens and how far they are computed.
+"""One choice of one request on its way through the engine: its tokens, and how many are computed.
 
 A ``Request`` is mutable state owned by the scheduler; the runner only reads it. Its tokens live in
 one int32 buffer so that any run of them is a view:
@@ -68,7 +68,7 @@ class Request:
         self.params = params
         self.namespace = namespace
         self.stop_token_ids = stop_token_ids
-        """Every token id that ends this request (the model's, unless ``ignore_eos``, and its own)."""
+        """Every token id that ends this request: the model's, unless ignored, and its own."""
         self.arrival = arrival
         """Ordinal of arrival: a logical clock, so that order never depends on a timer."""
         self.num_prompt_tokens = len(prompt_ids)

@@ -59,7 +59,7 @@ class TokenDelta:
     finish_reason: FinishReason | None = None
     """Set on the choice's last delta."""
     stop_token_id: int | None = None
-    """The token that ended it, when ``finish_reason`` is "stop"; it is the last of ``token_ids``."""
+    """The token that ended it, when ``finish_reason`` is "stop": the last of ``token_ids``."""
     num_cached_tokens: int = 0
     """Prompt tokens that the tree already held when the request was first admitted."""
     error: str | None = None
@@ -115,3 +115,5 @@ class EngineInfo:
     eos_token_ids: list[int]
     sampling_defaults: SamplingDefaults
     load_seconds: float
+    kv_cache_bytes: int | None = None
+    """Memory that the KV pages take, if known."""

@@ -19,8 +19,8 @@ class TextDelta:
     """What became known of one choice: some text, some tokens, perhaps its end.
 
     Text may lag behind tokens: half a UTF-8 character, or the beginning of what could become a stop
-    string, is held back until it is decided. Over a whole stream the texts concatenate to the answer
-    and the token ids to everything that was generated.
+    string, is held back until it is decided. Over a whole stream the texts concatenate to the
+    answer and the token ids to everything that was generated.
     """
 
     index: int

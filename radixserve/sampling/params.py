@@ -76,7 +76,8 @@ class SamplingParams:
     """Leave the matched stop string in the text."""
 
     def __post_init__(self) -> None:
-        stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+        given: Any = self.stop
+        stop = (given,) if isinstance(given, str) else tuple(given or ())
         object.__setattr__(self, "stop", stop)
         object.__setattr__(self, "stop_token_ids", tuple(self.stop_token_ids or ()))
         _check_range("n", self.n, 1, MAX_CHOICES)
@@ -118,7 +119,9 @@ class SamplingParams:
                     param="logit_bias",
                 )
 
-    def resolve(self, defaults: SamplingDefaults, *, max_tokens: int, seed: int) -> "SamplingParams":
+    def resolve(
+        self, defaults: SamplingDefaults, *, max_tokens: int, seed: int
+    ) -> "SamplingParams":
         """Fill every silent field, so that nothing behind intake has to know of defaults."""
         return replace(
             self,

@@ -1,8 +1,8 @@
 """A step as data: what the scheduler decided and what the runner found. No torch, no behaviour.
 
-    plan = scheduler.schedule()     which tokens of which requests, which pages to copy first
-    result = runner.run(plan)       the tokens that were sampled
-    scheduler.update(plan, result)  progress, pages into the tree, what is new to tell
+plan = scheduler.schedule()     which tokens of which requests, which pages to copy first
+result = runner.run(plan)       the tokens that were sampled
+scheduler.update(plan, result)  progress, pages into the tree, what is new to tell
 """
 
 from dataclasses import dataclass
@@ -39,6 +39,6 @@ class StepPlan:
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """``sampled[i]`` holds ``plan.rows[i].num_samples`` tokens."""
+    """``sampled[i]``: ``plan.rows[i].num_samples`` tokens; None where logits were not numbers."""
 
-    sampled: tuple[tuple[SampledToken, ...], ...]
+    sampled: tuple[tuple[SampledToken | None, ...], ...]

@@ -1,0 +1,59 @@
+"""What ``radixserve serve`` says when it is ready: what is served, where, and a line to try."""
+
+import json
+import shlex
+import textwrap
+
+from radixserve.types import EngineInfo
+from radixserve_frontend.config import ServerConfig
+
+_WIDTH = 12
+_BOX_WIDTH = 80
+
+
+def banner(info: EngineInfo, config: ServerConfig, url: str, warning: str | None) -> str:
+    """A few lines for a person. ``warning``, if any, comes last, where it is seen."""
+    num_tokens = info.num_pages * info.page_size
+    pool = f"{info.num_pages:,} pages of {info.page_size} = {num_tokens:,} tokens"
+    if info.kv_cache_bytes is not None:
+        pool += f" ({info.kv_cache_bytes / 2**30:.2f} GiB)"
+    rows = (
+        ("model", f"{config.model_names[0]} ({info.architecture}, {_count(info.num_parameters)})"),
+        ("runs on", f"{info.device}, {info.dtype}, {info.attention} attention"),
+        ("context", f"{info.max_model_len:,} tokens"),
+        ("KV cache", pool),
+        ("loaded in", f"{info.load_seconds:.1f} s"),
+        ("listening", url),
+    )
+    lines = ["", *(f"  {name:<{_WIDTH}}{value}" for name, value in rows)]
+    lines += ["", "  try it:", f"    {curl_line(config, url)}", ""]
+    if warning is not None:
+        lines += [_box(warning), ""]
+    return "\n".join(lines)
+
+
+def curl_line(config: ServerConfig, url: str) -> str:
+    """A command that streams an answer."""
+    body = {
+        "model": config.model_names[0],
+        "messages": [{"role": "user", "content": "Hello!"}],
+        "stream": True,
+    }
+    return (
+        f"curl -N {url}/v1/chat/completions -H 'Content-Type: application/json' "
+        f"-d {shlex.quote(json.dumps(body))}"
+    )
+
+
+def _count(num_parameters: int) -> str:
+    for unit, size in (("B", 10**9), ("M", 10**6), ("k", 10**3)):
+        if num_parameters >= size:
+            return f"{num_parameters / size:.3g}{unit} parameters"
+    return f"{num_parameters} parameters"
+
+
+def _box(text: str) -> str:
+    lines = textwrap.wrap(text, _BOX_WIDTH)
+    width = max(len(line) for line in lines)
+    rule = "!" * (width + 8)
+    return "\n".join([rule, *(f"!!  {line:<{width}}  !!" for line in lines), rule])

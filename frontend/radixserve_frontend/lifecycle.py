@@ -1,0 +1,74 @@
+"""Whether the server takes requests, and how it stops.
+
+    serving ──drain()──▶ draining (new requests: 503) ──answers ended, or time is up──▶ closed
+
+One object per app. Knows no HTTP and no signals; ``server.py`` calls ``drain`` on SIGTERM.
+"""
+
+import asyncio
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from radixserve.engine.interface import Engine
+from radixserve.errors import EngineDeadError, ShuttingDownError
+
+logger = logging.getLogger(__name__)
+
+
+class Lifecycle:
+    """Counts the answers in flight and knows whether new ones may begin."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._num_in_flight = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._is_draining = False
+
+    @property
+    def is_draining(self) -> bool:
+        return self._is_draining
+
+    @property
+    def is_healthy(self) -> bool:
+        """Whether a request sent now has a chance."""
+        return self._engine.is_alive and not self._is_draining
+
+    def check_accepting(self) -> None:
+        """*Raises* ``ShuttingDownError`` or ``EngineDeadError`` unless a request may begin."""
+        if self._is_draining:
+            raise ShuttingDownError("the server is shutting down and takes no more requests")
+        if not self._engine.is_alive:
+            raise EngineDeadError("the engine process has ended; the server cannot answer")
+
+    @contextmanager
+    def in_flight(self) -> Iterator[None]:
+        """Make ``drain`` wait for the body of this ``with``."""
+        self._num_in_flight += 1
+        self._idle.clear()
+        try:
+            yield
+        finally:
+            self._num_in_flight -= 1
+            if self._num_in_flight == 0:
+                self._idle.set()
+
+    async def drain(self, timeout_s: float) -> None:
+        """Refuse what is new, wait for what runs, then close the engine, which aborts the rest."""
+        self._is_draining = True
+        logger.info(
+            "draining: %d answers in flight, at most %.1f s", self._num_in_flight, timeout_s
+        )
+        try:
+            async with asyncio.timeout(timeout_s):
+                # The engine's side first: it must refuse requests that HTTP let in just before.
+                await self._engine.drain(timeout_s)
+                # Its last tokens may still be on their way to the clients.
+                await self._idle.wait()
+        except TimeoutError:
+            logger.warning("aborting %d answers: the time is up", self._num_in_flight)
+        except EngineDeadError as error:
+            logger.error("nothing left to drain: %s", error)
+        finally:
+            await self._engine.aclose()

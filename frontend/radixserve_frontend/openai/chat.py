@@ -1,0 +1,126 @@
+"""``POST /v1/chat/completions``: messages in, the assistant's turn out."""
+
+from typing import Any, Final
+
+from radixserve.engine.interface import Engine, TextDelta
+from radixserve.text.tokenizer import Tokenizer
+from radixserve_frontend.config import ServerConfig
+from radixserve_frontend.generation import Job
+from radixserve_frontend.json_text import decode_json, encode_json
+from radixserve_frontend.openai.dialect import (
+    Prepared,
+    check_choices,
+    check_model,
+    check_stream_options,
+)
+from radixserve_frontend.openai.logprobs import chat_logprobs
+from radixserve_frontend.openai.params import cache_namespace, chat_params
+from radixserve_frontend.openai.reply import CollectedChoice, Envelope
+from radixserve_frontend.openai.schema import ChatRequest
+from radixserve_frontend.openai.validation import validate
+
+_CHUNK: Final = "chat.completion.chunk"
+_ANSWER: Final = "chat.completion"
+
+
+class ChatDialect:
+    """Implements ``dialect.Dialect``."""
+
+    endpoint = "/v1/chat/completions"
+
+    def __init__(self, engine: Engine, config: ServerConfig) -> None:
+        self._engine = engine
+        self._config = config
+
+    def prepare(self, body: bytes, unique: str) -> Prepared:
+        """See ``Dialect.prepare``."""
+        request = validate(ChatRequest, decode_json(body))
+        check_model(request, self._config)
+        check_stream_options(request)
+        params = chat_params(request)
+        check_choices(1, params.n, self._config)
+        tokenizer = self._engine.tokenizer
+        prompt = tokenizer.encode_chat([message.as_dict() for message in request.messages])
+        envelope = Envelope(
+            response_id=f"chatcmpl-{unique}",
+            model=request.model,
+            with_usage=request.wants_stream_usage,
+        )
+        return Prepared(
+            job=Job(prompts=[prompt], params=params, namespace=cache_namespace(request)),
+            reply=ChatReply(envelope, tokenizer, n=params.n),
+            stream=request.wants_stream,
+            stream_usage=request.wants_stream_usage,
+        )
+
+
+class ChatReply:
+    """Implements ``dialect.Reply``. Mutable, one per request."""
+
+    def __init__(self, envelope: Envelope, tokenizer: Tokenizer, *, n: int) -> None:
+        self._envelope = envelope
+        self._tokenizer = tokenizer
+        self._head, self._tail = envelope.chunk_parts(_CHUNK)
+        self._silent = set(range(n))
+        self._choices = [CollectedChoice() for _ in range(n)]
+
+    def chunk(self, index: int, delta: TextDelta) -> bytes:
+        """See ``Reply.chunk``. A choice's first event carries its role.
+
+        The role goes out together with the first token, not before: a client that times its first
+        event measures the first token.
+        """
+        if not (delta.text or delta.logprobs or delta.finish_reason):
+            return b""
+        events = b""
+        if index in self._silent:
+            self._silent.remove(index)
+            events = self._event(index, {"role": "assistant", "content": ""}, None)
+        return events + self._event(
+            index, {"content": delta.text} if delta.text or delta.logprobs else {}, delta
+        )
+
+    def usage_chunk(self, usage: dict[str, Any]) -> bytes:
+        """See ``Reply.usage_chunk``."""
+        return self._envelope.usage_chunk(_CHUNK, usage)
+
+    def add(self, index: int, delta: TextDelta) -> None:
+        """See ``Reply.add``."""
+        self._choices[index].add(delta)
+
+    def answer(self, usage: dict[str, Any]) -> dict[str, Any]:
+        """See ``Reply.answer``."""
+        choices = [
+            {
+                "index": index,
+                "message": {
+                    "role": "assistant",
+                    "content": choice.text,
+                    "refusal": None,
+                },
+                "logprobs": (
+                    None
+                    if choice.logprobs is None
+                    else chat_logprobs(choice.logprobs, self._tokenizer)
+                ),
+                "finish_reason": choice.finish_reason,
+                "stop_reason": choice.stop_reason,
+            }
+            for index, choice in enumerate(self._choices)
+        ]
+        return self._envelope.answer(_ANSWER, choices, usage)
+
+    def _event(self, index: int, content: dict[str, Any], delta: TextDelta | None) -> bytes:
+        choice: dict[str, Any] = {
+            "index": index,
+            "delta": content,
+            "logprobs": None,
+            "finish_reason": None,
+        }
+        if delta is not None:
+            if delta.logprobs is not None:
+                choice["logprobs"] = chat_logprobs(delta.logprobs, self._tokenizer)
+            if delta.finish_reason is not None:
+                choice["finish_reason"] = delta.finish_reason
+                choice["stop_reason"] = delta.stop_reason
+        return self._head + encode_json(choice) + self._tail

@@ -1,0 +1,70 @@
+"""What the two generation endpoints have in common, as an interface that ``endpoint.py`` drives.
+
+    bytes ──prepare()──▶ Prepared ──▶ deltas ──▶ chunk() … usage_chunk()      streamed
+                                        └──────▶ add() … answer()             in one piece
+
+``prepare`` is CPU work of unbounded length (parsing, rendering, tokenizing) and runs in a thread;
+everything else runs on the event loop, once per delta, and has to be cheap.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from radixserve.errors import InvalidRequestError, UnknownModelError
+from radixserve_frontend.config import ServerConfig
+from radixserve_frontend.generation import Job
+from radixserve_frontend.openai.reply import Reply
+from radixserve_frontend.openai.schema import GenerationRequest
+from radixserve_frontend.openai.validation import show
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """A request that is ready to run."""
+
+    job: Job
+    reply: Reply
+    stream: bool
+    stream_usage: bool
+
+
+class Dialect(Protocol):
+    """One endpoint's way from bytes to a prepared request."""
+
+    endpoint: str
+    """The route: what metrics are labelled with."""
+
+    def prepare(self, body: bytes, unique: str) -> Prepared:
+        """Parse, check, render and tokenize. ``unique`` goes into the answer's id.
+
+        *Raises* ``InvalidRequestError``. *Cost*: proportional to the body; runs outside the loop.
+        """
+        ...
+
+
+def check_model(request: GenerationRequest, config: ServerConfig) -> None:
+    """*Raises* ``UnknownModelError`` unless the request names the model served here."""
+    if request.model not in config.model_names:
+        raise UnknownModelError(
+            f"the model {show(request.model)} is not served here; "
+            f"this server has {show(config.model_names[0])} (see GET /v1/models)"
+        )
+
+
+def check_stream_options(request: GenerationRequest) -> None:
+    """*Raises* ``InvalidRequestError`` for stream options without a stream."""
+    if request.stream_options is not None and not request.wants_stream:
+        raise InvalidRequestError(
+            "stream_options was sent, but stream is not true; set stream to true or leave it out",
+            param="stream_options",
+        )
+
+
+def check_choices(num_prompts: int, n: int, config: ServerConfig) -> None:
+    """*Raises* ``InvalidRequestError`` if one request wants more answers than allowed."""
+    if num_prompts * n > config.max_choices:
+        raise InvalidRequestError(
+            f"{num_prompts} prompts times n = {n} are {num_prompts * n} answers; one request may "
+            f"ask for {config.max_choices} (the server's --max-choices): send several requests",
+            param="n" if num_prompts == 1 else "prompt",
+        )

@@ -1,0 +1,100 @@
+"""The life of a generation request in the front end, the same for every dialect.
+
+    check accepting ─▶ read body ─▶ prepare (thread) ─▶ submit ─▶ stream, or collect
+         503            413, 415       400, 404          400, 503     200
+
+Every error known when the engine accepts the request is a real HTTP status. After that a streamed
+answer can only tell in the stream: an event with an error object, and then its end, without
+``[DONE]``. Whatever happens, the engine's request is closed before the response is over.
+"""
+
+import logging
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import Response
+
+from radixserve.engine.interface import Engine
+from radixserve.errors import RadixServeError
+from radixserve_frontend.body import read_json_body
+from radixserve_frontend.config import ServerConfig
+from radixserve_frontend.disconnect import run_while_connected
+from radixserve_frontend.generation import Generation
+from radixserve_frontend.json_text import encode_json
+from radixserve_frontend.lifecycle import Lifecycle
+from radixserve_frontend.openai.dialect import Dialect, Prepared
+from radixserve_frontend.openai.errors import error_answer, json_response
+from radixserve_frontend.openai.usage import usage_of
+from radixserve_frontend.record import RequestRecord, record_of
+from radixserve_frontend.sse import DONE, EventStream, frame
+
+logger = logging.getLogger(__name__)
+
+
+class GenerationEndpoint:
+    """Serves one dialect's route."""
+
+    def __init__(
+        self, dialect: Dialect, engine: Engine, config: ServerConfig, lifecycle: Lifecycle
+    ) -> None:
+        self._dialect = dialect
+        self._engine = engine
+        self._config = config
+        self._lifecycle = lifecycle
+
+    async def create(self, request: Request) -> Response:
+        """Answer one POST. *Raises* what the steps raise; the app turns it into statuses."""
+        record = record_of(request.scope)
+        self._lifecycle.check_accepting()
+        body = await read_json_body(request, self._config.max_body_bytes)
+        with self._lifecycle.in_flight():
+            prepared = await run_in_threadpool(self._dialect.prepare, body, record.request_id)
+            del body
+            record.stream = prepared.stream
+            if not prepared.stream:
+                return json_response(
+                    await run_while_connected(request.receive, self._collect(prepared, record))
+                )
+            generation = await Generation.start(self._engine, prepared.job, record)
+        return EventStream(
+            self._events(prepared, generation, record),
+            close=generation.aclose,
+            # Entered when the response runs, with no chance for a shutdown in between: Starlette
+            # awaits nothing on the way.
+            held=self._lifecycle.in_flight(),
+            ping_s=self._config.sse_ping_s,
+        )
+
+    async def _collect(self, prepared: Prepared, record: RequestRecord) -> dict[str, Any]:
+        generation = await Generation.start(self._engine, prepared.job, record)
+        try:
+            n = prepared.job.params.n
+            async with aclosing(generation.deltas()) as deltas:
+                async for prompt, delta in deltas:
+                    prepared.reply.add(prompt * n + delta.index, delta)
+        finally:
+            await generation.aclose()
+        return prepared.reply.answer(usage_of(generation))
+
+    async def _events(
+        self, prepared: Prepared, generation: Generation, record: RequestRecord
+    ) -> AsyncGenerator[bytes, None]:
+        n = prepared.job.params.n
+        reply = prepared.reply
+        try:
+            async with aclosing(generation.deltas()) as deltas:
+                async for prompt, delta in deltas:
+                    events = reply.chunk(prompt * n + delta.index, delta)
+                    if events:
+                        yield events
+        except RadixServeError as error:
+            record.outcome = "error"
+            logger.warning("%s failed in mid-stream: %s", record.request_id, error)
+            yield frame(encode_json(error_answer(error).body()))
+            return
+        if prepared.stream_usage:
+            yield reply.usage_chunk(usage_of(generation))
+        yield DONE

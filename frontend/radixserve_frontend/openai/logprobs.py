@@ -1,0 +1,67 @@
+"""Log-probabilities in OpenAI's two formats: the chat endpoint's and the older completions'."""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from radixserve.text.tokenizer import Tokenizer
+from radixserve.types import TokenLogprob
+
+# What OpenAI reports for a probability of zero, whose logarithm JSON cannot write.
+MIN_LOGPROB: Final = -9999.0
+
+
+def chat_logprobs(entries: Sequence[TokenLogprob], tokenizer: Tokenizer) -> dict[str, Any]:
+    """``choices[].logprobs`` of a chat answer or chunk."""
+    return {
+        "content": [
+            {
+                **_chat_token(entry.token_id, entry.logprob, tokenizer),
+                "top_logprobs": [_chat_token(*each, tokenizer) for each in entry.top],
+            }
+            for entry in entries
+        ],
+        "refusal": None,
+    }
+
+
+def completion_logprobs(
+    entries: Sequence[TokenLogprob], tokenizer: Tokenizer, first_offset: int
+) -> dict[str, Any]:
+    """``choices[].logprobs`` of a completion or chunk.
+
+    ``first_offset`` is where the first token begins in the choice's text, in characters; the next
+    chunk begins at ``next_offset``.
+    """
+    tokens = [tokenizer.token_text(entry.token_id) for entry in entries]
+    offsets = []
+    offset = first_offset
+    for token in tokens:
+        offsets.append(offset)
+        offset += len(token)
+    return {
+        "tokens": tokens,
+        "token_logprobs": [_finite(entry.logprob) for entry in entries],
+        "top_logprobs": [
+            {tokenizer.token_text(token_id): _finite(value) for token_id, value in entry.top}
+            for entry in entries
+        ],
+        "text_offset": offsets,
+    }
+
+
+def next_offset(logprobs: dict[str, Any], first_offset: int) -> int:
+    """Where the token after these begins."""
+    return first_offset + sum(len(token) for token in logprobs["tokens"])
+
+
+def _chat_token(token_id: int, logprob: float, tokenizer: Tokenizer) -> dict[str, Any]:
+    return {
+        "token": tokenizer.token_text(token_id),
+        "logprob": _finite(logprob),
+        "bytes": list(tokenizer.token_bytes(token_id)),
+    }
+
+
+def _finite(logprob: float) -> float:
+    # `not >` also catches NaN.
+    return logprob if logprob > MIN_LOGPROB else MIN_LOGPROB

@@ -1,0 +1,110 @@
+"""From a request's fields to ``SamplingParams``: renamed, not judged. Ranges are checked there."""
+
+from collections.abc import Mapping
+
+from radixserve.errors import InvalidRequestError
+from radixserve.ids import Namespace
+from radixserve.sampling.params import SamplingParams
+from radixserve_frontend.openai.schema import ChatRequest, CompletionRequest, GenerationRequest
+from radixserve_frontend.openai.validation import show
+
+MAX_CACHE_SALT_CHARS = 512
+
+
+def chat_params(request: ChatRequest) -> SamplingParams:
+    """*Raises* ``InvalidRequestError`` naming the field for a value out of range."""
+    if request.top_logprobs is not None and not request.logprobs:
+        raise InvalidRequestError(
+            f"top_logprobs is {request.top_logprobs}, but logprobs is not true; "
+            "set logprobs to true or leave top_logprobs out",
+            param="top_logprobs",
+        )
+    # OpenAI's successor of max_tokens wins where both are sent.
+    max_tokens, max_tokens_field = request.max_tokens, "max_tokens"
+    if request.max_completion_tokens is not None:
+        max_tokens, max_tokens_field = request.max_completion_tokens, "max_completion_tokens"
+    return _params(
+        request,
+        logprobs=(request.top_logprobs or 0) if request.logprobs else None,
+        max_tokens=max_tokens,
+        names={"max_tokens": max_tokens_field},
+    )
+
+
+def completion_params(request: CompletionRequest) -> SamplingParams:
+    """*Raises* ``InvalidRequestError`` naming the field for a value out of range."""
+    n = 1 if request.n is None else request.n
+    if request.best_of is not None and request.best_of != n:
+        raise InvalidRequestError(
+            f"best_of is {show(request.best_of)} and n is {show(n)}; ranking more candidates than "
+            "are returned is not supported: leave best_of out or set it to n",
+            param="best_of",
+            code="unsupported_parameter",
+        )
+    return _params(request, logprobs=request.logprobs, max_tokens=request.max_tokens, names={})
+
+
+def cache_namespace(request: GenerationRequest) -> Namespace:
+    """The radix tree's root for this request: requests with different salts share nothing."""
+    salt = request.cache_salt or ""
+    if len(salt) > MAX_CACHE_SALT_CHARS:
+        raise InvalidRequestError(
+            f"cache_salt has {len(salt)} characters; at most {MAX_CACHE_SALT_CHARS} are accepted",
+            param="cache_salt",
+        )
+    return Namespace(salt)
+
+
+def _params(
+    request: GenerationRequest,
+    *,
+    logprobs: int | None,
+    max_tokens: int | None,
+    names: Mapping[str, str],
+) -> SamplingParams:
+    stop = request.stop
+    try:
+        return SamplingParams(
+            n=1 if request.n is None else request.n,
+            temperature=request.temperature,
+            top_k=request.top_k,
+            top_p=request.top_p,
+            min_p=request.min_p,
+            repetition_penalty=request.repetition_penalty,
+            presence_penalty=request.presence_penalty or 0.0,
+            frequency_penalty=request.frequency_penalty or 0.0,
+            logit_bias=_logit_bias(request.logit_bias or {}),
+            seed=request.seed,
+            max_tokens=max_tokens,
+            min_tokens=request.min_tokens or 0,
+            stop=() if stop is None else (stop,) if isinstance(stop, str) else tuple(stop),
+            stop_token_ids=tuple(request.stop_token_ids or ()),
+            ignore_eos=bool(request.ignore_eos),
+            logprobs=logprobs,
+            skip_special_tokens=(
+                True if request.skip_special_tokens is None else request.skip_special_tokens
+            ),
+            include_stop=bool(request.include_stop_str_in_output),
+        )
+    except InvalidRequestError as error:
+        name = names.get(error.param or "")
+        if name is None or error.param is None:
+            raise
+        raise InvalidRequestError(
+            error.message.replace(error.param, name), param=name, code=error.code
+        ) from None
+
+
+def _logit_bias(bias: Mapping[str, float]) -> dict[int, float]:
+    """JSON's keys are strings; ours are token ids."""
+    result = {}
+    for key, value in bias.items():
+        # isdecimal() alone also takes other scripts' digits; 10 digits hold every token id.
+        if not (key.isascii() and key.isdecimal() and len(key) <= 10):
+            raise InvalidRequestError(
+                f"logit_bias has the key {show(key)}; keys must be token ids, as in "
+                '{"50256": -100}',
+                param="logit_bias",
+            )
+        result[int(key)] = value
+    return result

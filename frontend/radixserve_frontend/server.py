@@ -1,0 +1,166 @@
+"""Running the server: bind, start the engine, serve, drain, stop.
+
+    bind ─▶ start engine ─▶ listen ─▶ SIGTERM or Ctrl-C ─▶ drain (new: 503) ─▶ close engine ─▶ end
+                                             └─ a second one ─▶ end at once
+
+The port is bound before the model is loaded, so that a port in use is known at once, and listened
+on afterwards, so that nobody waits for an answer before there can be one.
+"""
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+from collections.abc import Iterator
+from types import FrameType
+from typing import Final
+
+import uvicorn
+
+from radixserve.config import DEMO_MODEL
+from radixserve.demo import DEMO_WARNING
+from radixserve.engine.async_engine import AsyncEngine
+from radixserve.errors import ConfigError
+from radixserve_frontend.app import create_app
+from radixserve_frontend.banner import banner
+from radixserve_frontend.config import ServerConfig, engine_config
+from radixserve_frontend.lifecycle import Lifecycle
+
+logger = logging.getLogger(__name__)
+
+# Once the engine is closed every response ends by itself; this bounds clients that do not read.
+_CONNECTIONS_CLOSE_S: Final = 5
+_ENGINE_CLOSE_S: Final = 5.0
+# Longer than the idle time after which clients' connection pools give up theirs, so that no client
+# sends on a connection which we are just closing.
+_KEEP_ALIVE_S: Final = 75
+
+
+class DrainingServer(uvicorn.Server):
+    """A uvicorn server that goes on answering, with 503 where need be, while it drains.
+
+    uvicorn itself would close its listener first; sse-starlette would cut every stream as soon as
+    it sees ``should_exit``. Both are told only when the drain is over.
+    """
+
+    def __init__(
+        self, config: uvicorn.Config, lifecycle: Lifecycle, *, shutdown_timeout_s: float
+    ) -> None:
+        super().__init__(config)
+        self._lifecycle = lifecycle
+        self._shutdown_timeout_s = shutdown_timeout_s
+        self._loop = asyncio.get_running_loop()
+        self._draining: asyncio.Task[None] | None = None
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002  # uvicorn's
+        """A signal arrived. Runs between any two bytecodes: only schedules."""
+        self._loop.call_soon_threadsafe(self.request_stop, signal.Signals(sig).name)
+
+    def request_stop(self, reason: str) -> None:
+        """Begin to drain; asked a second time, stop at once."""
+        if self._draining is None:
+            logger.info("%s: shutting down (Ctrl-C again: at once)", reason)
+            self._draining = self._loop.create_task(self._drain())
+        else:
+            logger.warning("%s again: stopping at once", reason)
+            self._draining.cancel()
+            self.force_exit = True
+            self.should_exit = True
+
+    async def _drain(self) -> None:
+        try:
+            await self._lifecycle.drain(self._shutdown_timeout_s)
+        finally:
+            self.should_exit = True
+
+
+def run_server(config: ServerConfig) -> int:
+    """Serve until a signal says stop; return the exit status.
+
+    *Raises* ``ConfigError``, ``ModelError`` or ``EngineDeadError`` if it cannot start,
+    ``KeyboardInterrupt`` on Ctrl-C while it starts.
+    """
+    with _bind(config.host, config.port) as listener:
+        asyncio.run(serve(config, listener))
+    return 0
+
+
+async def serve(config: ServerConfig, listener: socket.socket) -> None:
+    """Start the engine and serve on ``listener``, a bound socket, until a signal says stop."""
+    with _cancelled_by_sigterm():
+        engine = await AsyncEngine.start(engine_config(config))
+    try:
+        app = create_app(engine, config)
+        server = DrainingServer(
+            uvicorn.Config(
+                app,
+                log_config=None,
+                access_log=False,
+                lifespan="off",
+                server_header=False,
+                timeout_keep_alive=_KEEP_ALIVE_S,
+                timeout_graceful_shutdown=_CONNECTIONS_CLOSE_S,
+            ),
+            app.state.lifecycle,
+            shutdown_timeout_s=config.shutdown_timeout_s,
+        )
+        warning = DEMO_WARNING if config.model == DEMO_MODEL else None
+        print(banner(engine.info, config, url_of(config.host, listener), warning), flush=True)
+        await server.serve(sockets=[listener])
+    finally:
+        # Normally long closed by the drain; not after a second Ctrl-C, or an error in uvicorn.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_ENGINE_CLOSE_S):
+                await engine.aclose()
+        logger.info("stopped")
+
+
+def url_of(host: str, listener: socket.socket) -> str:
+    """Where a client on this machine reaches the server."""
+    port = listener.getsockname()[1]
+    reachable = {"0.0.0.0": "127.0.0.1", "::": "[::1]", "": "127.0.0.1"}.get(host, host)
+    if ":" in reachable and not reachable.startswith("["):
+        reachable = f"[{reachable}]"
+    return f"http://{reachable}:{port}"
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    """A bound socket that does not listen yet. *Raises* ``ConfigError`` for a taken address."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise ConfigError(f"cannot listen on host {host!r}: {error}") from error
+    try:
+        # A restarted server must not wait for the kernel to forget the old one's connections.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except OSError as error:
+        listener.close()
+        raise ConfigError(
+            f"cannot listen on {host} port {port}: {error.strerror or error}; "
+            "choose another with --port, or 0 for any free one"
+        ) from error
+    listener.setblocking(False)
+    return listener
+
+
+@contextlib.contextmanager
+def _cancelled_by_sigterm() -> Iterator[None]:
+    """Let SIGTERM cancel the current task, so that a start which it interrupts cleans up."""
+    loop = asyncio.get_running_loop()
+    task = asyncio.current_task()
+    assert task is not None
+    try:
+        loop.add_signal_handler(signal.SIGTERM, task.cancel)
+    except (NotImplementedError, RuntimeError):
+        # Not on this platform, or not in the main thread: SIGTERM keeps its default there.
+        yield
+        return
+    try:
+        yield
+    finally:
+        loop.remove_signal_handler(signal.SIGTERM)

@@ -1,0 +1,53 @@
+"""Server-sent events: how chunks are framed, and a response that never leaves work behind.
+
+Built on sse-starlette, which pings silent connections, notices the client's going, and cancels.
+What is added: bytes are framed once and cheaply; and whatever ends the response (its end, a
+disconnect, a shutdown, an error in sending), the work behind it is closed before the response is
+over.
+"""
+
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import AbstractContextManager, aclosing
+from typing import Final
+
+import anyio
+from sse_starlette import EventSourceResponse
+from starlette.types import Receive, Scope, Send
+
+DONE: Final = b"data: [DONE]\n\n"
+
+
+def frame(data: bytes) -> bytes:
+    """One event. ``data`` is JSON, hence without raw line ends."""
+    return b"data: " + data + b"\n\n"
+
+
+class EventStream(EventSourceResponse):
+    """A stream of framed events. ``close`` is awaited exactly once, however the response ends.
+
+    ``held`` is entered for as long as the response runs.
+    """
+
+    def __init__(
+        self,
+        events: AsyncGenerator[bytes, None],
+        *,
+        close: Callable[[], Awaitable[None]],
+        held: AbstractContextManager[None],
+        ping_s: float,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(events, ping=max(1, round(ping_s)), sep="\n", headers=headers)
+        self._events = events
+        self._close = close
+        self._held = held
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with self._held:
+            try:
+                async with aclosing(self._events):
+                    await super().__call__(scope, receive, send)
+            finally:
+                # Whatever cancelled us must not cancel the giving back of pages.
+                with anyio.CancelScope(shield=True):
+                    await self._close()

@@ -1,0 +1,50 @@
+"""The meaning of paged attention, written to be read: the oracle that every backend is tested by.
+
+For row ``b`` with ``n`` new tokens and ``L`` keys in all (the new ones included), query ``i`` of the
+row stands at position ``L - n + i`` and sees keys ``0 .. L - n + i``:
+
+    out[i, h] = softmax_j(scale * q[i, h] . k[j, h // G]) . v[j, h // G]        (G heads a KV head)
+
+where key ``j`` of the row lies in page ``page_table[b, j // P]`` at offset ``j % P``. Everything is
+computed in float32 (float64 inputs stay float64), one row, one head group at a time. Knows no
+request and no tree; stores nothing.
+"""
+
+import torch
+
+
+def paged_attention_reference(
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    query_start: torch.Tensor,
+    context_lens: torch.Tensor,
+    page_table: torch.Tensor,
+    scale: float,
+) -> torch.Tensor:
+    """Attend; the new tokens' keys and values must already be in their pages.
+
+    ``query``: [T, num_heads, head_dim]; ``keys``, ``values``: [num_pages, page_size, num_kv_heads,
+    head_dim]; ``query_start``: int[B+1]; ``context_lens``: int[B]; ``page_table``: int[B, max_pages],
+    of which only the first ``ceil(context_lens[b] / page_size)`` entries of row ``b`` are read.
+    Returns float32 (or float64) [T, num_heads, head_dim].
+
+    *Cost* of order ``sum(n * L)`` a head, in plain tensor arithmetic.
+    """
+    dtype = torch.float64 if query.dtype == torch.float64 else torch.float32
+    page_size, num_kv_heads = keys.shape[1], keys.shape[2]
+    group = query.shape[1] // num_kv_heads
+    out = torch.empty(query.shape, dtype=dtype, device=query.device)
+    for row, length in enumerate(context_lens.tolist()):
+        first, last = query_start[row : row + 2].tolist()
+        pages = page_table[row, : -(-length // page_size)].long()
+        k = keys[pages].flatten(0, 1)[:length].to(dtype)  # [L, Hkv, D]
+        v = values[pages].flatten(0, 1)[:length].to(dtype)
+        query_positions = torch.arange(length - (last - first), length, device=query.device)
+        is_visible = torch.arange(length, device=query.device) <= query_positions[:, None]
+        for head in range(query.shape[1]):
+            kv_head = head // group
+            scores = scale * query[first:last, head].to(dtype) @ k[:, kv_head].T  # [n, L]
+            weights = scores.masked_fill(~is_visible, float("-inf")).softmax(dim=-1)
+            out[first:last, head] = weights @ v[:, kv_head]
+    return out

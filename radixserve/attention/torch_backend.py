@@ -1,0 +1,226 @@
+"""Attention in plain torch on a CPU: the CPU engine's backend, and the meaning of every later one.
+
+Stores the step's keys and values, then attends in three ways, chosen once per step by
+``step_plan.py`` and the same in float32 and bfloat16:
+
+- *Chunks*, one row at a time, as two matrix products with a softmax between them. A key head's
+  query heads are packed as its query rows, so that keys and values are never repeated for
+  grouped queries. Scores exist for a block of queries at a time (``MAX_SCORES``).
+- *Single rows* in padded buckets through torch's fused CPU attention.
+- *Shared prefixes* of single rows: all rows' queries in one fused call over keys that are read once.
+  Partial results meet by their log-sum-exp, in float32.
+
+A row reads its own pages and nothing else: no padding slot, no tail of a last page, no stale scratch.
+One row's NaN stays in that row. Results of a row depend on the other rows by rounding only.
+
+Not thread-safe: buffers are reused from call to call.
+"""
+
+import math
+
+import torch
+
+from radixserve.attention.base import AttentionShape, ForwardBatch
+from radixserve.attention.scratch import Scratch
+from radixserve.attention.step_plan import (
+    AttentionPlan,
+    Bucket,
+    Chunk,
+    KeySet,
+    Segment,
+    plan_attention,
+)
+
+MAX_SCORES = 1 << 21
+"""Scores that exist at a time: large enough to keep the matrix products efficient, small enough to
+stay in the caches."""
+
+MIN_BLOCK_TOKENS = 16
+"""A block of queries is at least this long, however long the context: below it the products
+starve."""
+
+_fused_attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+
+
+class TorchAttention:
+    """``AttentionBackend`` for the CPU."""
+
+    def __init__(self, shape: AttentionShape) -> None:
+        self._num_kv_heads = shape.num_kv_heads
+        self._group = shape.num_heads // shape.num_kv_heads
+        self._head_dim = shape.head_dim
+        self._scale = shape.scale
+        self._page_size = shape.page_size
+        self._scratch = Scratch()
+
+    def plan(self, batch: ForwardBatch) -> AttentionPlan:
+        """Decide, once per step, which keys meet which queries."""
+        return plan_attention(batch, self._page_size)
+
+    def forward(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        batch: ForwardBatch,
+        plan: AttentionPlan,
+    ) -> torch.Tensor:
+        """Store this step's keys and values, then attend: see ``AttentionBackend.forward``."""
+        num_tokens = query.shape[0]
+        flat_keys = keys.view(-1, self._num_kv_heads, self._head_dim)
+        flat_values = values.view(-1, self._num_kv_heads, self._head_dim)
+        flat_keys.index_copy_(0, batch.slots, key)
+        flat_values.index_copy_(0, batch.slots, value)
+        grouped = query.view(num_tokens, self._num_kv_heads, self._group, self._head_dim)
+        out = query.new_empty(grouped.shape)
+        for chunk in plan.chunks:
+            self._attend_chunk(grouped, flat_keys, flat_values, chunk, out)
+        if plan.segments:
+            self._attend_merged(grouped, flat_keys, flat_values, plan, out)
+        else:
+            for bucket in plan.buckets:
+                attended, _ = self._attend_bucket(grouped, flat_keys, flat_values, bucket)
+                out.index_copy_(0, bucket.tokens, attended)
+        return out.view(num_tokens, -1)
+
+    # -- chunks ------------------------------------------------------------------------------------
+
+    def _attend_chunk(
+        self,
+        query: torch.Tensor,
+        flat_keys: torch.Tensor,
+        flat_values: torch.Tensor,
+        chunk: Chunk,
+        out: torch.Tensor,
+    ) -> None:
+        """One row of several tokens, whose own keys are the last of ``chunk.keys``."""
+        num_tokens, length = chunk.last - chunk.first, chunk.keys.length
+        start = length - num_tokens
+        k = self._take_keys(flat_keys, chunk.keys, "keys")
+        v = self._take_keys(flat_values, chunk.keys, "values")
+        block = MAX_SCORES // (self._num_kv_heads * self._group * length)
+        block = min(num_tokens, max(MIN_BLOCK_TOKENS, block))
+        for first in range(0, num_tokens, block):
+            last = min(first + block, num_tokens)
+            tokens = slice(chunk.first + first, chunk.first + last)
+            visible = start + last
+            out[tokens].copy_(self._attend_block(query[tokens], k[:visible], v[:visible]))
+
+    def _attend_block(
+        self, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor
+    ) -> torch.Tensor:
+        """The last ``n`` of ``L`` tokens: [n, Hkv, G, D] against [L, Hkv, D], causally."""
+        num_tokens, num_kv_heads, group, head_dim = query.shape
+        length, dtype, take = keys.shape[0], query.dtype, self._scratch.take
+        rows = group * num_tokens
+        # The products want each head's keys and values contiguous: over others torch copies them
+        # into fresh memory, or runs several times slower.
+        k = take("head_keys", (num_kv_heads, length, head_dim), dtype)
+        k.copy_(keys.transpose(0, 1))
+        v = take("head_values", (num_kv_heads, length, head_dim), dtype)
+        v.copy_(values.transpose(0, 1))
+        k_transposed = k.transpose(1, 2)
+        packed = take("query", (num_kv_heads, group, num_tokens, head_dim), dtype)
+        q = packed.view(num_kv_heads, rows, head_dim)
+        scores = take("scores", (num_kv_heads, rows, length), dtype)
+        own = scores.view(num_kv_heads, group, num_tokens, length)[..., length - num_tokens :]
+        hidden = torch.full((num_tokens, num_tokens), -math.inf, dtype=dtype).triu_(1)
+        query = query.permute(1, 2, 0, 3)
+        if dtype == torch.float32:
+            torch.mul(query, self._scale, out=packed)
+            torch.bmm(q, k_transposed, out=scores)
+        else:
+            # A score rounded to bfloat16 is off by up to 1/512 of itself, and the softmax turns that
+            # into an error of its weight. Softmax does not mind a constant: subtracted inside the
+            # product, before rounding, the row's greatest score leaves the largest weights exact
+            # and puts the rounding where weights vanish.
+            packed.copy_(query)
+            torch.bmm(q, k_transposed, out=scores)
+            own.add_(hidden)
+            offset = scores.amax(dim=-1, keepdim=True)
+            torch.baddbmm(offset, q, k_transposed, beta=-1, out=scores)
+            scores.mul_(self._scale)
+        own.add_(hidden)
+        torch.softmax(scores, dim=-1, out=scores)
+        attended = take("attended", (num_kv_heads, rows, head_dim), dtype)
+        torch.bmm(scores, v, out=attended)
+        return attended.view(num_kv_heads, group, num_tokens, head_dim).permute(2, 0, 1, 3)
+
+    # -- single rows -------------------------------------------------------------------------------
+
+    def _attend_bucket(
+        self,
+        query: torch.Tensor,
+        flat_keys: torch.Tensor,
+        flat_values: torch.Tensor,
+        bucket: Bucket,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Returns [R, Hkv, G, D] and its log-sum-exp, float32[R, Hkv, G]."""
+        shape = (len(bucket.tokens), bucket.length, self._num_kv_heads, self._head_dim)
+        k = self._take_keys(flat_keys, bucket.keys, "keys").view(shape).transpose(1, 2)
+        v = self._take_keys(flat_values, bucket.keys, "values").view(shape).transpose(1, 2)
+        q = query.index_select(0, bucket.tokens)
+        attended, lse = _fused_attention(
+            q, k, v, 0.0, False, attn_mask=bucket.mask, scale=self._scale
+        )
+        return attended, lse
+
+    def _attend_segment(
+        self,
+        query: torch.Tensor,
+        flat_keys: torch.Tensor,
+        flat_values: torch.Tensor,
+        segment: Segment,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Returns [R, Hkv, G, D] and its log-sum-exp, float32[R, Hkv, G]."""
+        num_rows = len(segment.tokens)
+        k = self._take_keys(flat_keys, segment.keys, "keys").transpose(0, 1)
+        v = self._take_keys(flat_values, segment.keys, "values").transpose(0, 1)
+        q = query.index_select(0, segment.tokens).transpose(0, 1)  # [Hkv, R, G, D]
+        q = q.reshape(1, self._num_kv_heads, num_rows * self._group, self._head_dim)
+        attended, lse = _fused_attention(q, k[None], v[None], 0.0, False, scale=self._scale)
+        shape = (self._num_kv_heads, num_rows, self._group)
+        return (
+            attended.view(*shape, self._head_dim).transpose(0, 1),
+            lse.view(shape).transpose(0, 1),
+        )
+
+    def _attend_merged(
+        self,
+        query: torch.Tensor,
+        flat_keys: torch.Tensor,
+        flat_values: torch.Tensor,
+        plan: AttentionPlan,
+        out: torch.Tensor,
+    ) -> None:
+        """All single rows, where some share a prefix: partial results, weighed by log-sum-exp."""
+        shape = (plan.num_single_rows, self._num_kv_heads, self._group)
+        total = self._scratch.take("total", (*shape, self._head_dim), torch.float32)
+        total_lse = self._scratch.take("total_lse", shape, torch.float32)
+        for bucket in plan.buckets:
+            attended, lse = self._attend_bucket(query, flat_keys, flat_values, bucket)
+            total.index_copy_(0, bucket.members, attended.float())
+            total_lse.index_copy_(0, bucket.members, lse)
+        for segment in plan.segments:
+            attended, lse = self._attend_segment(query, flat_keys, flat_values, segment)
+            old, old_lse = total[segment.members], total_lse[segment.members]
+            # exp(a) / (exp(a) + exp(b)) == sigmoid(a - b)
+            weight = torch.sigmoid(lse - old_lse).unsqueeze(-1)
+            total.index_copy_(0, segment.members, torch.lerp(old, attended.float(), weight))
+            total_lse.index_copy_(0, segment.members, torch.logaddexp(lse, old_lse))
+        out.index_copy_(0, plan.single_tokens, total.to(out.dtype))
+
+    # -- keys and values ---------------------------------------------------------------------------
+
+    def _take_keys(self, flat: torch.Tensor, keys: KeySet, name: str) -> torch.Tensor:
+        """[length, Hkv, D]: a view where the slots are one run, else a copy in scratch ``name``."""
+        if len(keys.runs) == 1:
+            return flat[keys.runs[0].slot : keys.runs[0].slot + keys.length]
+        taken = self._scratch.take(name, (keys.length, *flat.shape[1:]), flat.dtype)
+        if keys.index is not None:
+            return torch.index_select(flat, 0, keys.index, out=taken)
+        for run in keys.runs:
+            taken[run.first : run.first + run.length].copy_(flat[run.slot : run.slot + run.length])
+        return taken

@@ -1,0 +1,113 @@
+"""Which unlocked leaf gives up its pages first.
+
+The tree tells a policy when a node becomes evictable (an unlocked leaf), when it stops being so,
+and when a lease lets go of it; the policy answers which evictable node is to go next. A policy
+knows nodes as handles: of their attributes it owns ``last_access`` and reads no other, so that a
+learned policy can replace this one without the tree noticing.
+"""
+
+import heapq
+from collections import OrderedDict
+from typing import Protocol
+
+from radixserve.cache.node import Node
+
+
+class EvictionPolicy(Protocol):
+    """An order on the evictable nodes.
+
+    The tree guarantees: a node is touched only while it is not evictable; it is added only while
+    it is not evictable and removed only while it is; bottom-up along a path, so that a parent is
+    touched after its children.
+    """
+
+    def touch(self, node: Node) -> None:
+        """A lease lets go of this node."""
+        ...
+
+    def add(self, node: Node) -> None:
+        """The node has become evictable."""
+        ...
+
+    def remove(self, node: Node) -> None:
+        """The node has stopped being evictable: locked, merged, grown children, or gone."""
+        ...
+
+    def victim(self) -> Node | None:
+        """The evictable node to trim next, or None if there is none. It stays evictable."""
+        ...
+
+    def __contains__(self, node: Node) -> bool:
+        """Whether the node is evictable."""
+        ...
+
+    def __len__(self) -> int:
+        """How many nodes are evictable."""
+        ...
+
+
+class LRU:
+    """Least recently used first.
+
+    A node that becomes evictable because its lease ended is younger than all others, so a queue
+    keeps these in order. A node that becomes evictable because its last child was evicted is older
+    than some; those few go into a heap whose dead entries are skipped, and swept once they
+    outnumber the living.
+
+    *Cost*: O(1) for touch, O(1) for add, remove and victim of queued nodes; amortised O(log n)
+    for those in the heap.
+    """
+
+    __slots__ = ("_clock", "_exposed", "_heap", "_queue", "_serial", "_youngest")
+
+    def __init__(self) -> None:
+        self._clock = 0
+        self._queue: OrderedDict[Node, None] = OrderedDict()
+        self._youngest = 0
+        self._heap: list[tuple[int, int, Node]] = []
+        self._exposed: dict[Node, int] = {}
+        """Node in the heap -> serial number of its living entry."""
+        self._serial = 0
+
+    def touch(self, node: Node) -> None:
+        """Make the node the most recently used one."""
+        self._clock += 1
+        node.last_access = self._clock
+
+    def add(self, node: Node) -> None:
+        """Enter the node at the place that its ``last_access`` gives it."""
+        if not self._queue or node.last_access > self._youngest:
+            self._youngest = node.last_access
+            self._queue[node] = None
+            return
+        self._serial += 1
+        self._exposed[node] = self._serial
+        heapq.heappush(self._heap, (node.last_access, self._serial, node))
+
+    def remove(self, node: Node) -> None:
+        """Forget the node. *Raises* ``KeyError`` if it is not evictable."""
+        if node in self._queue:
+            del self._queue[node]
+            return
+        del self._exposed[node]
+        if len(self._heap) > 2 * len(self._exposed) + 16:
+            self._heap = [entry for entry in self._heap if self._is_alive(entry)]
+            heapq.heapify(self._heap)
+
+    def victim(self) -> Node | None:
+        """The evictable node that was let go of longest ago."""
+        while self._heap and not self._is_alive(self._heap[0]):
+            heapq.heappop(self._heap)
+        queued = next(iter(self._queue), None)
+        if self._heap and (queued is None or self._heap[0][0] < queued.last_access):
+            return self._heap[0][2]
+        return queued
+
+    def _is_alive(self, entry: tuple[int, int, Node]) -> bool:
+        return self._exposed.get(entry[2]) == entry[1]
+
+    def __contains__(self, node: Node) -> bool:
+        return node in self._queue or node in self._exposed
+
+    def __len__(self) -> int:
+        return len(self._queue) + len(self._exposed)

@@ -1,0 +1,301 @@
+"""The cache as the scheduler sees it: leases on cached prefixes, pages to write, pages to copy.
+
+    lease = cache.acquire(ns, prompt[:-1])    what the tree holds is locked, not computed
+    cache.reserve(lease, n)                   pages for tokens up to n
+      ... a step runs; plan.copies had lease.pending_copy in it ...
+    cache.finish_copy(lease)                  the border page is the request's own now
+    cache.commit(lease, computed)             full pages enter the tree: others may share them
+    cache.release(lease, computed)            the rest enters too, locks and own pages go
+
+It plans copies and never performs one; it knows page ids and token ids, no tensors, no requests.
+
+Invariants, after every call: ``free + cached + in_use == total``; every cached page can be had by
+evicting; a page is written only by the one lease that owns it, and never while the tree lists it
+(someone may still have to copy from it what was in it: copies run before writes). A call that
+raises ``OutOfPagesError`` has changed no lease and dropped no page.
+
+Costs: a decode step inside its last page costs O(1) in ``reserve`` and in ``commit``; otherwise
+each call costs what it moves (tokens compared or inserted, pages), plus O(1) per node on the path.
+
+Forbidden: ``commit``, ``fork`` or ``release`` of a lease while a step that writes its pages is in
+flight. ``commit`` may give pages back and swap them in the table.
+"""
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from radixserve.cache.eviction import LRU, EvictionPolicy
+from radixserve.cache.lease import Lease, PageCopy
+from radixserve.cache.lookup import page_table
+from radixserve.cache.page_pool import PagePool
+from radixserve.cache.radix_tree import RadixTree
+from radixserve.errors import OutOfPagesError
+from radixserve.ids import Namespace, PageArray, PageId, TokenArray
+from radixserve.types import CacheInfo
+
+__all__ = ["Lease", "PageCopy", "PrefixCache"]
+
+
+class PrefixCache:
+    """Pool, tree and policy under one roof. ``pool`` may be injected (tests let it fail)."""
+
+    __slots__ = ("evicted_pages", "page_size", "pool", "tree")
+
+    def __init__(
+        self,
+        num_pages: int,
+        page_size: int,
+        policy: EvictionPolicy | None = None,
+        *,
+        pool: PagePool | None = None,
+    ) -> None:
+        self.page_size = page_size
+        self.pool = PagePool(num_pages) if pool is None else pool
+        self.tree = RadixTree(page_size, self.pool, LRU() if policy is None else policy)
+        self.evicted_pages = 0
+        """Pages that eviction made free since the start."""
+
+    # A request's life
+
+    def match(self, namespace: Namespace, tokens: TokenArray) -> int:
+        """How many leading tokens of ``tokens`` (int32[n]) are cached. Read-only, not capped.
+
+        *Cost*: O(matched tokens + the rest of the last edge), vectorised, plus about 2 µs a node.
+        """
+        return self.tree.match(namespace, tokens).num_tokens
+
+    def acquire(
+        self, namespace: Namespace, tokens: TokenArray, *, whole_pages_only: bool = False
+    ) -> Lease:
+        """Lock the longest cached prefix of ``tokens`` (int32[n]: the prompt but its last token).
+
+        If it ends inside a page, that page is to be copied: ``lease.pending_copy`` says from where
+        to where. With ``whole_pages_only`` the match is cut at the last page border instead.
+
+        *Mutates* locks; evicts to get the one page. *Raises* ``OutOfPagesError`` with every page
+        and lease as it was (a locked edge may stay split). *Cost*: ``match`` + ``RadixTree.lock``
+        + O(pages matched).
+        """
+        match = self.tree.match(namespace, tokens)
+        num_tokens = match.num_tokens
+        if whole_pages_only:
+            num_tokens -= num_tokens % self.page_size
+        node = self.tree.lock(match, num_tokens)
+        table = page_table(node, self.page_size)
+        copy = None
+        if num_tokens % self.page_size:
+            try:
+                copy = self._plan_copy(PageId(int(table[-1])))
+            except OutOfPagesError:
+                self.tree.unlock(node)
+                raise
+            table[-1] = copy.target
+        return Lease(
+            node,
+            table,
+            page_size=self.page_size,
+            num_cached_tokens=num_tokens,
+            pending_copy=copy,
+        )
+
+    def reserve(self, lease: Lease, num_tokens: int) -> None:
+        """See to it that the lease has pages for its tokens ``[0, num_tokens)``.
+
+        *Mutates* the lease; evicts as needed. *Raises* ``OutOfPagesError`` with everything as it
+        was. *Cost*: O(1) if they are there already, else O(new pages) and the eviction.
+        """
+        if num_tokens <= lease.num_reserved_tokens:
+            return
+        # A dead lease has no pages, so it comes this far and is found out here.
+        assert lease.node is not None
+        num_missing = -(-num_tokens // self.page_size) - lease.num_pages
+        lease.append_pages(self._allocate(num_missing))
+
+    def commit(self, lease: Lease, tokens: TokenArray) -> None:
+        """Let the full pages of ``tokens`` (int32[n]: all that the request has computed) be shared.
+
+        Where the tree already held the same tokens its pages replace the lease's in the table, and
+        the lease's become free at once. *Mutates* lease and tree. *Raises* ``ValueError`` for more
+        tokens than were reserved. *Cost*: O(1) without a new full page, else O(new tokens).
+        """
+        num_full = len(tokens) // self.page_size
+        if num_full <= lease.num_shared_pages:
+            return
+        self._check_computed(lease, tokens)
+        first = lease.num_shared_pages
+        pages = lease.page_table[first:num_full]
+        node = self.tree.insert(lease.node, tokens[: num_full * self.page_size], pages)
+        self.pool.unuse(pages)
+        lease.move_down(node, page_table(node, self.page_size, first))
+
+    def fork(self, lease: Lease, tokens: TokenArray) -> Lease:
+        """Another lease on the same computed tokens (int32[n]), sharing every full page.
+
+        Commits first. A partial last page is to be copied from ``lease``, which goes on writing
+        into it: behind the tokens that the copy is for, and after the copy if in the same step.
+
+        *Mutates* the tree; evicts to get the one page. *Raises* ``OutOfPagesError`` with no fork
+        made (and the commit done). *Cost*: ``commit`` + O(pages + nodes on the path).
+        """
+        if len(tokens) < lease.num_committed_tokens:
+            raise ValueError(
+                f"forking at {len(tokens)} tokens, of which {lease.num_committed_tokens} are "
+                "committed; give all computed tokens"
+            )
+        if len(tokens) > lease.num_committed_tokens:
+            self._check_computed(lease, tokens)
+        self.commit(lease, tokens)
+        num_shared = lease.num_shared_pages
+        table = lease.page_table[: -(-len(tokens) // self.page_size)].copy()
+        copy = None
+        if len(tokens) % self.page_size:
+            # A copy never waits for another: before ``lease``'s own has run, both have one source.
+            pending = lease.pending_copy
+            copy = self._plan_copy(PageId(int(table[-1])) if pending is None else pending.source)
+            table[num_shared] = copy.target
+        self.tree.lock_again(lease.node)
+        return Lease(
+            lease.node,
+            table,
+            page_size=self.page_size,
+            num_cached_tokens=len(tokens),
+            pending_copy=copy,
+        )
+
+    def finish_copy(self, lease: Lease) -> None:
+        """The step that had ``lease.pending_copy`` in its plan has run. *Cost*: O(1)."""
+        copy = lease.pending_copy
+        if copy is None:
+            raise RuntimeError(f"{lease} has no copy pending")
+        self.pool.unuse(np.array([copy.source], dtype=np.int32))
+        lease.pending_copy = None
+
+    def release(self, lease: Lease, tokens: TokenArray) -> None:
+        """End the lease; ``tokens`` (int32[n]: all computed ones) stay, the partial page included.
+
+        If the pending copy never ran, nothing was computed and nothing is inserted. *Mutates* lease
+        and tree. *Raises* ``RuntimeError`` if it has been released before, ``ValueError`` for more
+        tokens than were reserved. *Cost*: O(new tokens + own pages + nodes on the path) + merges.
+        """
+        node = lease.node
+        if lease.pending_copy is not None:
+            self.finish_copy(lease)
+        elif len(tokens) > node.end:
+            self._check_computed(lease, tokens)
+            num_pages = -(-len(tokens) // self.page_size)
+            pages = lease.page_table[lease.num_shared_pages : num_pages]
+            node = self.tree.insert(node, tokens, pages)
+        self.pool.unuse(lease.own_pages)
+        self.tree.unlock(node)
+        lease.close()
+
+    def _check_computed(self, lease: Lease, tokens: TokenArray) -> None:
+        if len(tokens) > lease.num_reserved_tokens:
+            raise ValueError(
+                f"{len(tokens)} computed tokens in pages for {lease.num_reserved_tokens}; reserve "
+                "before running"
+            )
+        assert lease.pending_copy is None or len(tokens) <= lease.num_cached_tokens, (
+            f"{lease} has computed tokens behind a pending copy"
+        )
+
+    def _plan_copy(self, source: PageId) -> PageCopy:
+        target = PageId(int(self._allocate(1)[0]))
+        # The source must outlive the step even if the tree lets go of it meanwhile.
+        self.pool.use(np.array([source], dtype=np.int32))
+        return PageCopy(source, target)
+
+    def _allocate(self, num_pages: int) -> PageArray:
+        num_short = num_pages - self.pool.free_pages
+        # All cached pages are evictable. If they are too few, evict nothing in vain.
+        if 0 < num_short <= self.pool.cached_pages:
+            self.evict(num_short)
+        return self.pool.allocate(num_pages)
+
+    # Making room
+
+    def evict(self, num_pages: int) -> int:
+        """Make ``num_pages`` more pages free, or as many as are cached; returns how many."""
+        num_freed = self.tree.evict(num_pages)
+        self.evicted_pages += num_freed
+        return num_freed
+
+    def forget(self, namespace: Namespace) -> int:
+        """Drop what is cached under ``namespace`` and not in use; returns the pages made free."""
+        return self.tree.forget(namespace)
+
+    def clear(self) -> int:
+        """Drop everything that is not in use; returns the pages made free."""
+        return sum(self.tree.forget(namespace) for namespace in list(self.tree.roots))
+
+    # Watching
+
+    @property
+    def free_pages(self) -> int:
+        """Pages that nobody holds."""
+        return self.pool.free_pages
+
+    @property
+    def cached_pages(self) -> int:
+        """Pages that only unlocked nodes hold: all of them can be had by evicting."""
+        return self.pool.cached_pages
+
+    @property
+    def in_use_pages(self) -> int:
+        """Pages that a lease, a pending copy or a locked node holds."""
+        return self.pool.in_use_pages
+
+    @property
+    def total_pages(self) -> int:
+        """The size of the pool."""
+        return self.pool.num_pages
+
+    def info(self) -> CacheInfo:
+        """Where the pages are. *Cost*: O(1)."""
+        return CacheInfo(
+            free_pages=self.free_pages,
+            cached_pages=self.cached_pages,
+            in_use_pages=self.in_use_pages,
+            total_pages=self.total_pages,
+            page_size=self.page_size,
+        )
+
+    def check_invariants(self, leases: Iterable[Lease] = ()) -> None:
+        """Check pool and tree, and that ``leases`` (all living ones) explain every use and lock.
+
+        *Raises* ``AssertionError`` that says what is broken and shows the tree. *Cost*: O(all).
+        """
+        uses = self.tree.check_invariants()
+        try:
+            locks: dict[int, int] = {}
+            for lease in leases:
+                self._check_lease(lease)
+                uses[lease.own_pages] += 1
+                if lease.pending_copy is not None:
+                    uses[lease.pending_copy.source] += 1
+                locks[id(lease.node)] = locks.get(id(lease.node), 0) + 1
+            for page, count in enumerate(uses.tolist()):
+                kept = self.pool.use_count(page)
+                assert kept == count, f"page {page} has {count} users, the pool says {kept}"
+            for node in self.tree.nodes():
+                below = sum(child.lock_count for child in node.children.values())
+                held = locks.get(id(node), 0)
+                assert node.lock_count == below + held, (
+                    f"{node} is locked by {held} leases, and {below} times below"
+                )
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self.tree.format()}") from error
+
+    def _check_lease(self, lease: Lease) -> None:
+        table = lease.page_table
+        assert len(set(table.tolist())) == len(table), f"{lease} lists a page twice: {table}"
+        shared = page_table(lease.node, self.page_size)[: lease.num_shared_pages]
+        assert np.array_equal(table[: lease.num_shared_pages], shared), (
+            f"{lease} lists {table[: lease.num_shared_pages]} as shared, the tree {shared}"
+        )
+        assert lease.num_shared_pages == lease.num_committed_tokens // self.page_size, (
+            f"{lease} shares {lease.num_shared_pages} pages of {lease.num_committed_tokens} tokens"
+        )
+        for page in lease.own_pages.tolist():
+            assert self.pool.node_count(page) == 0, f"{lease} owns page {page} of the tree"

@@ -1,0 +1,146 @@
+"""The gate of the engine: a prompt and its parameters become a request that can be served.
+
+Everything behind it relies on what is checked here: the prompt is not empty, every token id is in
+the model's vocabulary, prompt and answer fit the context and the page pool *together with nothing
+else running* (so whatever is admitted can always finish, if need be alone), no parameter is silent,
+and the seed is set.
+
+    |------ prompt ------|-------- max_tokens --------|
+    0                                                  <= max_model_len
+    |== keys and values ==============================.  <= num_pages * page_size
+                                     the last token never has any
+
+No I/O and no state: the same instance serves every thread. Knows no text beyond naming a token in a
+message. Cost: O(prompt), vectorised.
+"""
+
+import secrets
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from radixserve.errors import ContextLengthError, InvalidRequestError
+from radixserve.ids import DEFAULT_NAMESPACE, Namespace, RequestId
+from radixserve.sampling.params import SamplingParams
+from radixserve.text.tokenizer import Tokenizer
+from radixserve.types import EngineInfo, EngineRequest
+
+
+class Intake:
+    """Admits requests to one engine."""
+
+    def __init__(self, info: EngineInfo, tokenizer: Tokenizer) -> None:
+        self._info = info
+        self._tokenizer = tokenizer
+
+    def admit(
+        self,
+        request_id: RequestId,
+        prompt_ids: Sequence[int],
+        params: SamplingParams,
+        *,
+        namespace: Namespace = DEFAULT_NAMESPACE,
+    ) -> EngineRequest:
+        """The request, validated and resolved.
+
+        ``max_tokens`` left open becomes what context and pool leave; a seed left open is drawn from
+        the operating system.
+
+        *Raises* ``InvalidRequestError`` naming the field, ``ContextLengthError`` if it cannot fit.
+        """
+        prompt = self._check_ids(prompt_ids, "prompt")
+        self._check_ids(params.stop_token_ids, "stop_token_ids")
+        self._check_ids(list(params.logit_bias), "logit_bias")
+        if not len(prompt):
+            raise InvalidRequestError(
+                "the prompt is empty: it has no tokens, and a model needs one to go on from",
+                param="prompt",
+            )
+        max_tokens = self._fit(len(prompt), params)
+        return EngineRequest(
+            request_id=request_id,
+            prompt_ids=prompt.tolist(),
+            params=params.resolve(
+                self._info.sampling_defaults,
+                max_tokens=max_tokens,
+                seed=secrets.randbits(63) if params.seed is None else params.seed,
+            ),
+            namespace=namespace,
+        )
+
+    def _fit(self, num_prompt: int, params: SamplingParams) -> int:
+        """How many tokens the answer may have."""
+        info = self._info
+        context = f"This model's maximum context length is {info.max_model_len} tokens. However, "
+        room = info.max_model_len - num_prompt
+        if room < 1:
+            raise ContextLengthError(
+                f"{context}your prompt has {num_prompt} tokens"
+                f"{' and leaves no room for an answer' if room == 0 else ''}. Shorten the prompt.",
+                param="prompt",
+            )
+        # The answer's last token is never computed on, so it needs no slot.
+        pool_tokens = info.num_pages * info.page_size
+        pool_room = pool_tokens - num_prompt + 1
+        pool = (
+            f"The KV cache of this server holds {pool_tokens} tokens ({info.num_pages} pages of "
+            f"{info.page_size}). However, "
+        )
+        remedy = "or start the server with a larger --kv-cache-gib or --num-pages."
+        if pool_room < 1:
+            raise ContextLengthError(
+                f"{pool}your prompt has {num_prompt} tokens. Shorten the prompt, {remedy}",
+                param="prompt",
+            )
+        most = min(room, pool_room)
+        if params.max_tokens is None:
+            if params.min_tokens > most:
+                raise ContextLengthError(
+                    f"min_tokens is {params.min_tokens}, but your prompt of {num_prompt} tokens "
+                    f"leaves room for {most}. Lower min_tokens or shorten the prompt.",
+                    param="min_tokens",
+                )
+            return most
+        asked = (
+            f"you requested {num_prompt + params.max_tokens} tokens ({num_prompt} in the prompt, "
+            f"{params.max_tokens} for the answer). Lower max_tokens to at most {most}, or shorten "
+            "the prompt"
+        )
+        if params.max_tokens > room:
+            raise ContextLengthError(f"{context}{asked}.", param="max_tokens")
+        if params.max_tokens > pool_room:
+            raise ContextLengthError(f"{pool}{asked}, {remedy}", param="max_tokens")
+        return params.max_tokens
+
+    def _check_ids(self, ids: Sequence[int], param: str) -> npt.NDArray[np.int64]:
+        """The ids as int64[n]. *Raises* ``InvalidRequestError`` if one is not in the vocabulary."""
+        if not len(ids):
+            return np.empty(0, np.int64)
+        try:
+            array: npt.NDArray[Any] = np.asarray(ids)
+        except (ValueError, OverflowError):
+            array = np.empty(0, object)
+        # Integers beyond 64 bits make an array of objects, fractions one of floats, lists a matrix.
+        if array.ndim != 1 or array.dtype.kind not in "iu":
+            raise InvalidRequestError(
+                f"{param} holds something that is not a token id; it must be integers in "
+                f"[0, {self._info.vocab_size})",
+                param=param,
+            )
+        outside = np.flatnonzero((array < 0) | (array >= self._info.vocab_size))
+        if len(outside):
+            place = int(outside[0])
+            raise InvalidRequestError(
+                f"{param} holds the token id {self._name(int(array[place]))} at position {place}; "
+                f"this model's vocabulary is [0, {self._info.vocab_size})",
+                param=param,
+            )
+        return array.astype(np.int64)
+
+    def _name(self, token_id: int) -> str:
+        """The id and, if only the tokenizer knows it (some have more tokens than the model), its
+        token."""
+        text = self._tokenizer.token_text(token_id)
+        return f"{token_id} ({text!r})" if text else str(token_id)

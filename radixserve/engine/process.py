@@ -1,0 +1,102 @@
+"""The engine in a process of its own: ``python -m radixserve.engine.process ENDPOINT``.
+
+The step loop never waits for tokenizing, SSE or slow clients, and they never wait for it. The
+process reads its settings (one line of JSON) from standard input, loads the model, connects to the
+client's socket, and then alternates between messages and steps:
+
+    drain messages -> step -> send what it added -> drain messages -> ...      (while there is work)
+    wait for a message                                                         (while there is none)
+
+Standard input stays open as long as the client lives; its end means that nobody is left to serve,
+and the process ends, however the client died. Interrupts from the terminal go to the client, which
+decides. Nothing here knows text or HTTP.
+"""
+
+import logging
+import signal
+import sys
+
+import msgspec
+import zmq
+
+from radixserve.config import EngineConfig
+from radixserve.engine.build import build_core
+from radixserve.engine.core import EngineCore
+from radixserve.engine.messages import (
+    Abort,
+    Failed,
+    FromEngine,
+    Ready,
+    Step,
+    Submit,
+    decode_to_engine,
+    encode,
+)
+from radixserve.errors import RadixServeError
+from radixserve.types import TokenDelta
+
+logger = logging.getLogger(__name__)
+
+LINGER_MS = 2000
+"""How long the last messages may take to leave when the process ends."""
+
+
+def main() -> int:
+    """Serve one client until it goes. Returns the exit status: 0 unless start-up failed."""
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s engine: %(message)s")
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    config = msgspec.json.decode(sys.stdin.buffer.readline(), type=EngineConfig)
+    with zmq.Context() as context, context.socket(zmq.PAIR) as socket:
+        socket.setsockopt(zmq.LINGER, LINGER_MS)
+        socket.setsockopt(zmq.SNDHWM, 0)
+        socket.setsockopt(zmq.RCVHWM, 0)
+        socket.connect(sys.argv[1])
+        try:
+            core = build_core(config, progress=True)
+        except RadixServeError as error:
+            _send(socket, Failed(type(error).__name__, str(error)))
+            return 1
+        _send(socket, Ready(core.info))
+        _serve(core, socket)
+    return 0
+
+
+def _serve(core: EngineCore, socket: "zmq.Socket[bytes]") -> None:
+    """Alternate between messages and steps until the client is gone."""
+    poller = zmq.Poller()
+    poller.register(socket, zmq.POLLIN)
+    poller.register(sys.stdin.fileno(), zmq.POLLIN)
+    while True:
+        ready = dict(poller.poll(0 if core.has_work else None))
+        if sys.stdin.fileno() in ready:
+            logger.info("the client is gone; the engine ends")
+            return
+        deltas: list[TokenDelta] = []
+        if socket in ready:
+            deltas += _drain(core, socket)
+        deltas += core.step()
+        if deltas:
+            _send(socket, Step(deltas, core.stats()))
+
+
+def _drain(core: EngineCore, socket: "zmq.Socket[bytes]") -> list[TokenDelta]:
+    """Take in every message that has arrived. Returns what aborts have ended."""
+    deltas: list[TokenDelta] = []
+    while True:
+        try:
+            data = socket.recv(zmq.NOBLOCK)
+        except zmq.Again:
+            return deltas
+        match decode_to_engine(data):
+            case Submit(request):
+                core.add(request)
+            case Abort(request_id, index):
+                deltas += core.abort(request_id, index)
+
+
+def _send(socket: "zmq.Socket[bytes]", message: FromEngine) -> None:
+    socket.send(encode(message))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

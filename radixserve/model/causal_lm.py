@@ -1,0 +1,125 @@
+"""A whole model of the Llama family: token ids in, logits out, keys and values into their pages.
+
+It owns weights and a table of rotary angles, and no state besides: what a forward pass needs to
+know of requests, pages and positions is in the batch it is given. It never allocates KV tensors,
+never samples, and never reads a device tensor back to the host.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+import torch.nn.functional as F  # noqa: N812 (torch's own name for it)
+
+from radixserve.attention.base import AttentionBackend, AttentionShape, ForwardBatch
+from radixserve.model.config import ModelConfig
+from radixserve.model.layers import (
+    Attention,
+    DecoderLayer,
+    GatedMLP,
+    HeadNorm,
+    Linear,
+    RMSNorm,
+    Step,
+)
+from radixserve.model.rope import RopeTable
+
+KVTensors = Sequence[tuple[torch.Tensor, torch.Tensor]]
+"""Per layer: keys and values, each [num_pages, page_size, num_kv_heads, head_dim]."""
+
+
+class CausalLM:
+    """Built from weights laid out as ``layout.model_layout`` says. Inference only."""
+
+    __slots__ = ("_embed_tokens", "_layers", "_lm_head", "_norm", "_rope", "config")
+
+    def __init__(
+        self, config: ModelConfig, weights: Mapping[str, torch.Tensor], *, max_model_len: int
+    ) -> None:
+        """``weights`` by the names of the layout, all of one dtype and device; not copied.
+
+        ``max_model_len`` bounds the positions that ``forward`` may be given.
+        """
+        self.config = config
+        self._embed_tokens = weights["embed_tokens"]
+        self._layers = tuple(_layer(config, weights, index) for index in range(config.num_layers))
+        self._norm = RMSNorm(weights["norm"], config.norm_eps)
+        tied = config.tie_word_embeddings
+        self._lm_head = Linear(weights["embed_tokens" if tied else "lm_head"])
+        self._rope = RopeTable(
+            config.rope, config.head_dim, max_model_len, dtype=self.dtype, device=self.device
+        )
+
+    @property
+    def device(self) -> torch.device:
+        return self._embed_tokens.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the weights, and of the keys and values that belong to them."""
+        return self._embed_tokens.dtype
+
+    @property
+    def max_model_len(self) -> int:
+        return self._rope.num_positions
+
+    def attention_shape(self, page_size: int) -> AttentionShape:
+        """What an attention backend for this model has to be made for."""
+        config = self.config
+        return AttentionShape(
+            num_heads=config.num_heads,
+            num_kv_heads=config.num_kv_heads,
+            head_dim=config.head_dim,
+            scale=config.head_dim**-0.5,
+            page_size=page_size,
+        )
+
+    def forward(
+        self, batch: ForwardBatch, kv: KVTensors, attention: AttentionBackend
+    ) -> torch.Tensor:
+        """Run the batch's tokens; logits [S, vocab_size], one row for each of ``logits_indices``.
+
+        Every position must be below ``max_model_len``, every token id below ``vocab_size``. Best
+        called under ``torch.inference_mode()``, which spares torch some bookkeeping.
+
+        *Mutates* ``kv`` at ``batch.slots``.
+        *Cost*: two floating-point operations per parameter and token, besides attention; past the
+        last layer's attention, and for the logits, only the S rows are computed.
+        """
+        step = Step(batch, self._rope.at(batch.positions), attention, attention.plan(batch))
+        hidden = F.embedding(batch.input_ids, self._embed_tokens)
+        last = len(self._layers) - 1
+        for index, (layer, (keys, values)) in enumerate(zip(self._layers, kv, strict=True)):
+            rows = batch.logits_indices if index == last else None
+            hidden = layer(hidden, keys, values, step, rows)
+        return self._lm_head(self._norm(hidden))
+
+
+def _layer(config: ModelConfig, weights: Mapping[str, torch.Tensor], index: int) -> DecoderLayer:
+    prefix = f"layers.{index}"
+
+    def linear(name: str) -> Linear:
+        return Linear(weights[f"{prefix}.{name}.weight"], weights.get(f"{prefix}.{name}.bias"))
+
+    def norm(name: str) -> RMSNorm:
+        return RMSNorm(weights[f"{prefix}.{name}"], config.norm_eps)
+
+    head_norm = None
+    if config.qk_norm:
+        per_head = (
+            weights[f"{prefix}.q_norm"].expand(config.num_heads, -1),
+            weights[f"{prefix}.k_norm"].expand(config.num_kv_heads, -1),
+        )
+        head_norm = HeadNorm(torch.cat(per_head), config.norm_eps)
+    return DecoderLayer(
+        input_norm=norm("input_norm"),
+        attention=Attention(
+            qkv=linear("qkv"),
+            o=linear("o"),
+            head_norm=head_norm,
+            num_heads=config.num_heads,
+            num_kv_heads=config.num_kv_heads,
+            head_dim=config.head_dim,
+        ),
+        post_attention_norm=norm("post_attention_norm"),
+        mlp=GatedMLP(gate_up=linear("gate_up"), down=linear("down")),
+    )

@@ -1,0 +1,37 @@
+"""One token to be chosen: which logits, under which parameters, with which noise. Data only."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from radixserve.ids import TokenArray
+from radixserve.sampling.params import SamplingParams
+
+
+@dataclass(frozen=True, slots=True)
+class SampleRow:
+    """What the sampler needs to know of one choice of one request."""
+
+    logits_row: int
+    """Which row of the logits; several choices may share one."""
+    params: SamplingParams
+    """Resolved: no field that sampling reads is None."""
+    seed: int
+    """Of this choice."""
+    position: int
+    """Index, in its request, of the token being chosen."""
+    prompt_ids: TokenArray
+    output_ids: TokenArray
+    banned_ids: Collection[int]
+    """Ids that must not be chosen now: the stop tokens of a request below its ``min_tokens``."""
+
+
+def changes_logits(row: SampleRow) -> bool:
+    """Whether anything but temperature and truncation is to be done to this row's logits."""
+    params = row.params
+    return bool(
+        params.repetition_penalty != 1.0
+        or params.presence_penalty
+        or params.frequency_penalty
+        or params.logit_bias
+        or row.banned_ids
+    )

@@ -1,0 +1,113 @@
+"""From waiting to running: who is next, whether somebody computes its prefix already, and whether
+there is room.
+
+Room is asked for the whole of a request's known tokens, for what the running ones still lack, and
+for one page of growth each, so that an admission is not followed by a preemption. Growth beyond
+that is not reserved: answers may end early.
+
+Knows queues, producers and pages; no token budget (the scheduler stops asking when it is spent).
+"""
+
+from collections.abc import Iterator
+
+from radixserve.cache.prefix_cache import PrefixCache
+from radixserve.errors import OutOfPagesError
+from radixserve.request import Request, Status
+from radixserve.scheduler.policy import MAX_PROBES, NUM_REFRESHED
+from radixserve.scheduler.producers import Producers
+from radixserve.scheduler.running import Running
+from radixserve.scheduler.waiting import WaitingQueue
+
+
+class Admission:
+    """Decides which waiting requests start to run."""
+
+    def __init__(
+        self,
+        cache: PrefixCache,
+        waiting: WaitingQueue,
+        producers: Producers,
+        running: Running,
+        *,
+        max_running: int,
+    ) -> None:
+        self._cache = cache
+        self._waiting = waiting
+        self._producers = producers
+        self._running = running
+        self._max_running = max_running
+        self.prompt_tokens = 0
+        """Prompt tokens of all requests at their first admission, since start."""
+        self.cached_tokens = 0
+        """Those of them that the tree held."""
+
+    def wait(self, request: Request, *, preempted: bool = False) -> None:
+        """Queue a request that is new, was preempted, or found no room to fork."""
+        request.status = Status.WAITING
+        self._waiting.add(request, self._match(request), preempted=preempted)
+
+    def newcomers(self) -> Iterator[Request]:
+        """Start waiting requests one by one, for as long as the caller asks and there is room.
+
+        Lazy: each is started when asked for. At most ``MAX_PROBES`` are looked at per call.
+        """
+        for due in self._waiting.rotate(NUM_REFRESHED):
+            self._waiting.estimate(due, self._match(due))
+        for _ in range(MAX_PROBES):
+            request = self._waiting.peek()
+            if request is None or len(self._running) >= self._max_running:
+                return
+            num_cached_tokens = self._match(request)
+            if num_cached_tokens < self._waiting.num_cached_estimate(request):
+                # Evicted since: it may not be the first any more. With the estimate now right it
+                # comes up again if it still is.
+                self._waiting.estimate(request, num_cached_tokens)
+                continue
+            production = self._producers.find(request, num_cached_tokens)
+            if production is not None:
+                self._waiting.defer(request, production.producer, production.num_shared_tokens)
+                continue
+            if not self._start(request, num_cached_tokens):
+                return
+            yield request
+
+    def _start(self, request: Request, num_cached_tokens: int) -> bool:
+        """Let a request run if its known tokens fit beside everybody else's."""
+        cache = self._cache
+        num_pages = self._num_pages(request.num_tokens)
+        if not self._has_room(num_pages - num_cached_tokens // cache.page_size):
+            return False
+        # A match that ends inside a page keeps that page and a copy of it: one more page than the
+        # tokens need. Whoever needs the whole pool to finish cannot have it.
+        whole_pages_only = self._num_pages(request.max_total_tokens) >= cache.total_pages
+        try:
+            lease = cache.acquire(
+                request.namespace, request.token_ids[:-1], whole_pages_only=whole_pages_only
+            )
+        except OutOfPagesError:
+            return False
+        if not self._has_room(num_pages - len(lease.page_table)):
+            # Locking the match took its pages out of what can be evicted.
+            cache.release(lease, request.token_ids[: lease.num_cached_tokens])
+            return False
+        self._waiting.admit(request)
+        if request.num_cached_tokens is None:
+            request.num_cached_tokens = lease.num_cached_tokens
+            self.prompt_tokens += request.num_prompt_tokens
+            self.cached_tokens += lease.num_cached_tokens
+        self._running.enter(request, lease, lease.num_cached_tokens)
+        return True
+
+    def _has_room(self, num_own_pages: int) -> bool:
+        if not self._running:
+            # Everything can be evicted, and intake has seen to it that one request fits the pool.
+            return True
+        wanted = num_own_pages + self._running.num_pages_lacking() + len(self._running)
+        return wanted <= self._cache.free_pages + self._cache.cached_pages
+
+    def _match(self, request: Request) -> int:
+        """How many tokens of a waiting request are cached. One token must run, so never all."""
+        return self._cache.match(request.namespace, request.token_ids[:-1])
+
+    def _num_pages(self, num_tokens: int) -> int:
+        return -(-num_tokens // self._cache.page_size)

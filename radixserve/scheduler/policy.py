@@ -1,0 +1,41 @@
+"""The scheduler's choices, as pure functions and named numbers, each with its reason."""
+
+from collections.abc import Sequence
+
+from radixserve.request import Request
+
+MAX_OVERTAKES = 64
+"""How many later arrivals may be admitted before a request goes first (``waiting.py``)."""
+
+MAX_PROBES = 32
+"""Most waiting requests looked at in one step. Each costs a match (tens of microseconds), and a
+step must not stall because a thousand requests queue; who is not looked at keeps its place."""
+
+NUM_REFRESHED = 4
+"""How many waiting requests' prefix estimates are brought up to date each step, in turn."""
+
+
+def cheapest_victim(running: Sequence[Request]) -> Request | None:
+    """Whom to preempt when pages run out: whoever has the fewest tokens computed beyond what the
+    tree will keep for sure, that is, beyond its cached prompt; the youngest among equals.
+
+    Never the oldest running request, which so always gets on and frees its pages in the end: that
+    is why preemption cannot go on forever. None if there is nobody else. Cost: O(running).
+    """
+    if len(running) < 2:
+        return None
+    oldest = min(running, key=_arrival)
+    return min(
+        (request for request in running if request is not oldest),
+        key=lambda request: (_num_tokens_at_stake(request), -request.arrival),
+    )
+
+
+def _arrival(request: Request) -> int:
+    return request.arrival
+
+
+def _num_tokens_at_stake(request: Request) -> int:
+    """Computed tokens that would be computed anew if all that the victim gives up were evicted."""
+    assert request.lease is not None
+    return request.num_computed_tokens - request.lease.num_cached_tokens

@@ -1,0 +1,141 @@
+"""Random ragged batches over a paged pool in which whatever must not be read is NaN."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from radixserve_kernels.paged_attention.reference import paged_attention_reference
+
+from radixserve.attention.base import AttentionShape, ForwardBatch
+from radixserve.attention.torch_backend import TorchAttention
+
+
+@dataclass(frozen=True, slots=True)
+class RaggedCase:
+    """A step: its batch, this step's projections, and the pool before it."""
+
+    shape: AttentionShape
+    batch: ForwardBatch
+    query: torch.Tensor
+    key: torch.Tensor
+    value: torch.Tensor
+    keys: torch.Tensor
+    values: torch.Tensor
+
+
+def make_batch(
+    rows: list[tuple[int, int]], tables: list[list[int]], page_size: int
+) -> ForwardBatch:
+    """``rows`` are (start, number of new tokens); ``tables`` their pages."""
+    table = np.zeros((len(rows), max(map(len, tables)) + 2), dtype=np.int32)
+    positions: list[int] = []
+    slots: list[int] = []
+    for row, ((start, count), pages) in enumerate(zip(rows, tables, strict=True)):
+        table[row, : len(pages)] = pages
+        for position in range(start, start + count):
+            positions.append(position)
+            slots.append(pages[position // page_size] * page_size + position % page_size)
+    query_start = (0, *np.cumsum([count for _, count in rows]).tolist())
+    context_lens = tuple(start + count for start, count in rows)
+    return ForwardBatch(
+        input_ids=torch.zeros(query_start[-1], dtype=torch.int64),
+        positions=torch.tensor(positions),
+        slots=torch.tensor(slots),
+        query_start=torch.tensor(query_start, dtype=torch.int32),
+        context_lens=torch.tensor(context_lens, dtype=torch.int32),
+        page_table=torch.from_numpy(table),
+        query_start_host=query_start,
+        context_lens_host=context_lens,
+        logits_indices=torch.tensor(query_start[1:]) - 1,
+    )
+
+
+def allocate(
+    rows: list[tuple[int, int]],
+    shared_pages: list[int],
+    page_size: int,
+    rng: np.random.Generator,
+    *,
+    contiguous: bool = False,
+) -> tuple[list[list[int]], int]:
+    """Page tables in which row ``i`` begins with the first ``shared_pages[i]`` pages of a common run
+    (as many of them as lie wholly before its new tokens). Returns them and the pool's size."""
+    needed = [-(-(start + count) // page_size) for start, count in rows]
+    kept = [
+        min(shared, start // page_size)
+        for shared, (start, _) in zip(shared_pages, rows, strict=True)
+    ]
+    common = max(kept, default=0)
+    total = 3 + common + sum(need - keep for need, keep in zip(needed, kept, strict=True))
+    ids = np.arange(1, total) if contiguous else 1 + rng.permutation(total - 1)
+    free = iter(ids.tolist())
+    run = [next(free) for _ in range(common)]
+    return [
+        run[:keep] + [next(free) for _ in range(need - keep)]
+        for need, keep in zip(needed, kept, strict=True)
+    ], total
+
+
+def make_case(
+    shape: AttentionShape,
+    rows: list[tuple[int, int]],
+    tables: list[list[int]],
+    num_pages: int,
+    *,
+    seed: int = 0,
+    spread: float = 1.0,
+) -> RaggedCase:
+    """Random float32 tensors; the pool is NaN except where a row has computed keys."""
+    generator = torch.Generator().manual_seed(seed)
+    batch = make_batch(rows, tables, shape.page_size)
+    pool = (num_pages, shape.page_size, shape.num_kv_heads, shape.head_dim)
+    keys, values = torch.full(pool, torch.nan), torch.full(pool, torch.nan)
+    drawn = torch.randn(2, *pool, generator=generator)
+    for (start, _), pages in zip(rows, tables, strict=True):
+        positions = torch.arange(start)
+        where = (
+            torch.tensor(pages)[positions // shape.page_size],
+            positions % shape.page_size,
+        )
+        keys[where], values[where] = drawn[0][where], drawn[1][where]
+    num_tokens = batch.num_tokens
+    # Views of one fused projection, as models pass them.
+    heads = shape.num_heads + 2 * shape.num_kv_heads
+    fused = torch.randn(num_tokens, heads, shape.head_dim, generator=generator)
+    query, key, value = fused.split([shape.num_heads, shape.num_kv_heads, shape.num_kv_heads], 1)
+    return RaggedCase(shape, batch, query * spread, key, value, keys, values)
+
+
+def run_case(
+    case: RaggedCase, dtype: torch.dtype = torch.float32, attention: TorchAttention | None = None
+) -> torch.Tensor:
+    """What ``TorchAttention`` makes of the case in ``dtype``: [T, num_heads, head_dim]."""
+    attention = attention or TorchAttention(case.shape)
+    keys, values = case.keys.to(dtype), case.values.to(dtype)
+    out = attention.forward(
+        case.query.to(dtype),
+        case.key.to(dtype),
+        case.value.to(dtype),
+        keys,
+        values,
+        case.batch,
+        attention.plan(case.batch),
+    )
+    return out.view(case.query.shape)
+
+
+def oracle(case: RaggedCase, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """The reference, in float64, on the inputs as ``dtype`` represents them."""
+    keys = case.keys.to(dtype).double()
+    values = case.values.to(dtype).double()
+    keys.view(-1, *keys.shape[2:])[case.batch.slots] = case.key.to(dtype).double()
+    values.view(-1, *values.shape[2:])[case.batch.slots] = case.value.to(dtype).double()
+    return paged_attention_reference(
+        case.query.to(dtype).double(),
+        keys,
+        values,
+        case.batch.query_start,
+        case.batch.context_lens,
+        case.batch.page_table,
+        case.shape.scale,
+    )

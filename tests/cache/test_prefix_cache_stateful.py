@@ -1,0 +1,350 @@
+"""The cache against a simulated KV memory: whatever is shared must hold exactly the right prefix.
+
+Every slot of the memory holds the whole prefix (namespace and tokens) whose last token's keys and
+values a real runner would have put there. So reading a page table back shows at once whether two
+contexts were ever mixed, a page was written that someone shared, or a copy was forgotten. Free
+pages are wiped after every rule: nobody can live on what they used to hold.
+"""
+
+import copy
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+)
+
+from radixserve.cache.node import Node
+from radixserve.cache.page_pool import PagePool
+from radixserve.cache.prefix_cache import Lease, PrefixCache
+from radixserve.errors import OutOfPagesError
+from radixserve.ids import Namespace, PageArray, PageId, TokenArray
+
+Tokens = tuple[int, ...]
+Slot = tuple[str, Tokens]
+
+NAMESPACES = [Namespace("a"), Namespace("b")]
+
+
+class FailingPool(PagePool):
+    """A pool that says it is exhausted when told to."""
+
+    def __init__(self, num_pages: int) -> None:
+        super().__init__(num_pages)
+        self.fails = False
+
+    def allocate(self, num_pages: int) -> PageArray:
+        if self.fails:
+            self.fails = False
+            raise OutOfPagesError("injected")
+        return super().allocate(num_pages)
+
+
+@dataclass
+class Running:
+    """A request as the scheduler would keep it."""
+
+    namespace: Namespace
+    tokens: list[int]
+    num_computed: int
+    lease: Lease = field(repr=False)
+
+
+def as_array(tokens: Tokens | list[int]) -> TokenArray:
+    return np.array(tokens, dtype=np.int32)
+
+
+def common_prefix(a: Tokens, b: Tokens) -> int:
+    return next(
+        (i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b))
+    )
+
+
+class CacheMachine(RuleBasedStateMachine):
+    """Requests come, run in batches, fork, commit, end; pages are evicted and run out."""
+
+    @initialize(
+        page_size=st.sampled_from([1, 2, 4, 16]), pool=st.sampled_from(["tiny", "small", "ample"])
+    )
+    def start(self, page_size: int, pool: str) -> None:
+        num_pages = {"tiny": 3, "small": 10, "ample": 400}[pool]
+        if page_size == 16:
+            num_pages = max(2, num_pages // 2)
+        self.page_size = page_size
+        self.pool = FailingPool(num_pages)
+        self.cache = PrefixCache(num_pages, page_size, pool=self.pool)
+        self.memory = np.full((num_pages, page_size), None, dtype=object)
+        self.running: list[Running] = []
+        self.inserted: dict[str, set[Tokens]] = {name: set() for name in NAMESPACES}
+        self.known: list[Tokens] = [()]
+        self.lossless = True
+
+    # What the tree holds, found by walking it rather than by asking match()
+
+    def paths(self) -> list[tuple[str, Tokens, list[int]]]:
+        """(namespace, tokens from the root, page table) of every node."""
+        found: list[tuple[str, Tokens, list[int]]] = []
+        stack: list[tuple[Node, str, Tokens, dict[int, int]]] = [
+            (root, name, (), {}) for name, root in self.cache.tree.roots.items()
+        ]
+        while stack:
+            node, name, above, table = stack.pop()
+            tokens = (*above, *node.tokens.tolist())
+            first = node.start // self.page_size
+            table = table | dict(enumerate(node.pages.tolist(), start=first))
+            found.append((name, tokens, [table[index] for index in range(len(table))]))
+            stack.extend((child, name, tokens, table) for child in node.children.values())
+        return found
+
+    def contents(self) -> list[tuple[str, Tokens, list[int]]]:
+        """The same without what begins another: blind to where edges are split."""
+        paths = sorted(self.paths())
+        return [
+            path
+            for path, after in itertools.zip_longest(paths, paths[1:], fillvalue=("", (), []))
+            if path[0] != after[0] or after[1][: len(path[1])] != path[1]
+        ]
+
+    def longest(self, namespace: str, tokens: Tokens, among: set[Tokens]) -> int:
+        return max((common_prefix(tokens, held) for held in among), default=0)
+
+    def attempt(self, call: Callable[[], Any]) -> Any:
+        """The call's result, or None if pages ran out; then nothing may have changed."""
+        injected = self.pool.fails
+        leases = [copy.copy(request.lease.page_table) for request in self.running]
+        contents = self.contents()
+        counts = (self.pool.free_pages, self.pool.cached_pages)
+        evicted = self.cache.evicted_pages
+        try:
+            return call()
+        except OutOfPagesError:
+            assert sum(counts) == self.pool.free_pages + self.pool.cached_pages
+            for request, table in zip(self.running, leases, strict=True):
+                assert np.array_equal(request.lease.page_table, table)
+            if not injected:
+                assert counts == (self.pool.free_pages, self.pool.cached_pages)
+                assert self.contents() == contents
+            return None
+        finally:
+            self.pool.fails = False
+            self.lossless &= self.cache.evicted_pages == evicted
+
+    # Rules
+
+    @rule(
+        namespace=st.sampled_from(NAMESPACES),
+        pick=st.integers(0, 1000),
+        cut=st.integers(0, 80),
+        suffix=st.lists(st.integers(0, 1), max_size=20),
+        whole_pages_only=st.booleans(),
+    )
+    def acquire(
+        self,
+        namespace: Namespace,
+        pick: int,
+        cut: int,
+        suffix: list[int],
+        whole_pages_only: bool,
+    ) -> None:
+        base = self.known[pick % len(self.known)]
+        prompt = (*base[: max(0, len(base) - cut % 24)], *suffix)
+        expected = self.longest(
+            namespace, prompt, {t for n, t, _ in self.paths() if n == namespace}
+        )
+        assert expected <= self.longest(namespace, prompt, self.inserted[namespace])
+        if self.lossless:
+            assert expected == self.longest(namespace, prompt, self.inserted[namespace])
+        before = self.cache.tree.format()
+        assert self.cache.match(namespace, as_array(prompt)) == expected
+        assert self.cache.tree.format() == before, "match changed the tree"
+        lease = self.attempt(
+            lambda: self.cache.acquire(
+                namespace, as_array(prompt), whole_pages_only=whole_pages_only
+            )
+        )
+        if lease is None:
+            assert expected % self.page_size
+            assert not whole_pages_only
+            return
+        if whole_pages_only:
+            expected -= expected % self.page_size
+        assert lease.num_cached_tokens == lease.num_committed_tokens == expected
+        assert (lease.pending_copy is not None) == (expected % self.page_size > 0)
+        self.running.append(Running(namespace, list(prompt), expected, lease))
+
+    @precondition(lambda self: self.running)
+    @rule(
+        picks=st.sets(st.integers(0, 5), min_size=1),
+        num_tokens=st.integers(1, 40),
+        new=st.lists(st.integers(0, 1), min_size=8, max_size=8),
+    )
+    def step(self, picks: set[int], num_tokens: int, new: list[int]) -> None:
+        batch: list[tuple[Running, int]] = []
+        for index in sorted({pick % len(self.running) for pick in picks}):
+            request = self.running[index]
+            if request.num_computed == len(request.tokens):
+                request.tokens.extend(new[: 1 + index % len(new)])
+            end = min(len(request.tokens), request.num_computed + num_tokens)
+            self.attempt(partial(self.cache.reserve, request.lease, end))
+            if request.lease.num_reserved_tokens >= end:
+                batch.append((request, end))
+        copies = [r.lease.pending_copy for r, _ in batch if r.lease.pending_copy is not None]
+        assert not {c.source for c in copies} & {c.target for c in copies}
+        for planned in copies:
+            self.memory[planned.target] = self.memory[planned.source]
+        sources = [
+            r.lease.pending_copy.source for r in self.running if r.lease.pending_copy is not None
+        ]
+        for request, end in batch:
+            for position in range(request.num_computed, end):
+                page = PageId(int(request.lease.page_table[position // self.page_size]))
+                holders = self.pool.ref_count(page) - sources.count(page)
+                assert holders == 1, f"writing into page {page}, which {holders} hold"
+                self.memory[page, position % self.page_size] = (
+                    request.namespace,
+                    tuple(request.tokens[: position + 1]),
+                )
+            request.num_computed = end
+        for request, _ in batch:
+            if request.lease.pending_copy is not None:
+                self.cache.finish_copy(request.lease)
+
+    @precondition(lambda self: self.running)
+    @rule(pick=st.integers(0, 5))
+    def commit(self, pick: int) -> None:
+        request = self.running[pick % len(self.running)]
+        computed = tuple(request.tokens[: request.num_computed])
+        self.cache.commit(request.lease, as_array(computed))
+        full = len(computed) - len(computed) % self.page_size
+        assert request.lease.num_committed_tokens >= full
+        assert request.lease.num_shared_pages == full // self.page_size
+        assert self.cache.match(request.namespace, as_array(computed)) >= full
+        self.inserted[request.namespace].add(computed[:full])
+
+    @precondition(lambda self: 0 < len(self.running) < 6)
+    @rule(pick=st.integers(0, 5))
+    def fork(self, pick: int) -> None:
+        request = self.running[pick % len(self.running)]
+        self.commit(pick)
+        parent_table = request.lease.page_table.copy()
+        computed = request.tokens[: request.num_computed]
+        lease = self.attempt(lambda: self.cache.fork(request.lease, as_array(computed)))
+        assert np.array_equal(request.lease.page_table, parent_table), "the fork changed its parent"
+        if lease is not None:
+            assert lease.num_cached_tokens == request.num_computed
+            self.running.append(Running(request.namespace, computed, request.num_computed, lease))
+
+    @precondition(lambda self: self.running)
+    @rule(pick=st.integers(0, 5))
+    def release(self, pick: int) -> None:
+        request = self.running.pop(pick % len(self.running))
+        computed = tuple(request.tokens[: request.num_computed])
+        ran = request.lease.pending_copy is None
+        self.cache.release(request.lease, as_array(computed))
+        if ran:
+            self.inserted[request.namespace].add(computed)
+            assert self.cache.match(request.namespace, as_array(computed)) == len(computed)
+        self.known.append(computed)
+        with pytest.raises(RuntimeError, match="released"):
+            self.cache.release(request.lease, as_array(computed))
+
+    @rule(
+        namespace=st.sampled_from(NAMESPACES),
+        pick=st.integers(0, 1000),
+        cut=st.integers(0, 80),
+        suffix=st.lists(st.integers(0, 1), min_size=1, max_size=20),
+    )
+    def whole_request(self, namespace: Namespace, pick: int, cut: int, suffix: list[int]) -> None:
+        """One request from beginning to end, so that the tree fills up."""
+        num_running = len(self.running)
+        self.acquire(namespace, pick, cut, suffix, whole_pages_only=False)
+        if len(self.running) > num_running:
+            self.step({num_running}, 1000, [0] * 8)
+            self.release(num_running)
+
+    @rule(
+        num_pages=st.sampled_from([0, 1, 1, 2, 3, 5, 1000]),
+        namespace=st.sampled_from([None, None, *NAMESPACES]),
+    )
+    def make_room(self, num_pages: int, namespace: Namespace | None) -> None:
+        if namespace is not None:
+            self.forget(namespace)
+            return
+        free, cached = self.cache.free_pages, self.cache.cached_pages
+        num_freed = self.cache.evict(num_pages)
+        assert min(num_pages, cached) <= num_freed <= min(num_pages + 1, cached)
+        assert self.cache.free_pages == free + num_freed
+        self.lossless &= num_pages == 0
+
+    def forget(self, namespace: Namespace) -> None:
+        free = self.cache.free_pages
+        other = [path for path in self.paths() if path[0] != namespace]
+        assert self.cache.forget(namespace) == self.cache.free_pages - free
+        assert sorted(p for p in self.paths() if p[0] != namespace) == sorted(other)
+        root = self.cache.tree.roots.get(namespace)
+        assert root is None or all(child.lock_count for child in root.children.values())
+        self.lossless = False
+
+    @rule()
+    def fail_next_allocation(self) -> None:
+        self.pool.fails = True
+
+    # What must hold after every rule
+
+    @invariant()
+    def counts_add_up(self) -> None:
+        self.cache.check_invariants([request.lease for request in self.running])
+        info = self.cache.info()
+        assert info.free_pages + info.cached_pages + info.in_use_pages == info.total_pages
+
+    @invariant()
+    def memory_holds_what_it_should(self) -> None:
+        for page in range(self.pool.num_pages):
+            if self.pool.ref_count(page) == 0:
+                self.memory[page] = None
+        for name, tokens, table in self.paths():
+            self.check_slots(name, tokens, table)
+        for request in self.running:
+            table = request.lease.page_table.tolist()
+            pending = request.lease.pending_copy
+            if pending is not None:
+                table[request.num_computed // self.page_size] = int(pending.source)
+            self.check_slots(
+                request.namespace, tuple(request.tokens[: request.num_computed]), table
+            )
+
+    def check_slots(self, namespace: str, tokens: Tokens, table: list[int]) -> None:
+        for position in range(len(tokens)):
+            page, offset = table[position // self.page_size], position % self.page_size
+            assert self.memory[page, offset] == (namespace, tokens[: position + 1])
+
+    def teardown(self) -> None:
+        if not hasattr(self, "cache"):
+            return
+        self.pool.fails = False
+        while self.running:
+            self.release(0)
+        self.cache.check_invariants()
+        assert self.cache.in_use_pages == 0
+        self.cache.evict(self.cache.total_pages)
+        assert self.cache.free_pages == self.cache.total_pages
+        assert not self.cache.tree.roots
+
+
+CacheMachine.TestCase.settings = settings(
+    max_examples=int(__import__("os").environ.get("EX", "100")),
+    stateful_step_count=60,
+    deadline=None,
+)
+TestCache = CacheMachine.TestCase

@@ -1,0 +1,284 @@
+"""An engine without a model, for tests of the front end: scripted answers, and a memory of what was
+asked of it. It obeys ``radixserve.engine.interface`` and nothing more.
+
+A token is a byte of UTF-8; an answer is "abcdefghij" over and over unless a script says otherwise.
+"""
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+from radixserve.engine.interface import TextDelta
+from radixserve.errors import (
+    ContextLengthError,
+    EngineDeadError,
+    InvalidRequestError,
+    ShuttingDownError,
+)
+from radixserve.ids import DEFAULT_NAMESPACE, Namespace, RequestId
+from radixserve.sampling.params import SamplingDefaults, SamplingParams
+from radixserve.text.tokenizer import Tokenizer
+from radixserve.types import CacheInfo, EngineInfo, EngineStats, TokenLogprob
+
+MAX_MODEL_LEN = 4096
+ALPHABET = "abcdefghij"
+
+
+class FakeTokenizer:
+    """Bytes as tokens, and a template of one line per message."""
+
+    def encode(
+        self, text: str, *, add_special_tokens: bool = True, param: str = "prompt"
+    ) -> list[int]:
+        return list(text.encode("utf-8"))
+
+    def encode_chat(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
+        lines = []
+        for message in messages:
+            content = message["content"]
+            if not isinstance(content, str):
+                content = "\n".join(part["text"] for part in content)
+            lines.append(f"{message['role']}: {content}\n")
+        return self.encode("".join(lines) + "assistant: ")
+
+    def token_bytes(self, token_id: int) -> bytes:
+        return bytes([token_id])
+
+    def token_text(self, token_id: int) -> str:
+        return self.token_bytes(token_id).decode("utf-8", "replace")
+
+
+@dataclass
+class Submitted:
+    """What one ``submit`` was given, and what became of it."""
+
+    prompt_ids: list[int]
+    params: SamplingParams
+    namespace: Namespace
+    closed: asyncio.Event = field(default_factory=asyncio.Event)
+    is_finished: bool = False
+
+    @property
+    def was_aborted(self) -> bool:
+        """Closed before its end."""
+        return self.closed.is_set() and not self.is_finished
+
+    @property
+    def prompt(self) -> str:
+        return bytes(self.prompt_ids).decode("utf-8")
+
+
+class FakeStream:
+    """Deltas of one submission, each let through by the engine's gate."""
+
+    def __init__(self, engine: "FakeEngine", submitted: Submitted, deltas: list[TextDelta]) -> None:
+        self.request_id = RequestId(f"fake-{len(engine.submitted)}")
+        self._engine = engine
+        self._submitted = submitted
+        self._deltas = iter(deltas)
+
+    def __aiter__(self) -> AsyncIterator[TextDelta]:
+        return self
+
+    async def __anext__(self) -> TextDelta:
+        await self._engine.gate.pass_one()
+        if self._submitted.closed.is_set():
+            raise StopAsyncIteration
+        try:
+            return next(self._deltas)
+        except StopIteration:
+            self._submitted.is_finished = True
+            raise StopAsyncIteration from None
+
+    async def aclose(self) -> None:
+        # A real engine has to send a message; a cancelled caller must get through this too.
+        await asyncio.sleep(0)
+        self._submitted.closed.set()
+        self._engine.something_closed.set()
+
+
+class Gate:
+    """Holds deltas back: open (the default), or letting through as many as a test allows."""
+
+    def __init__(self) -> None:
+        self._permits: asyncio.Semaphore | None = None
+
+    def hold(self, num_passing: int = 0) -> None:
+        """From now on let ``num_passing`` deltas through, then none."""
+        self._permits = asyncio.Semaphore(num_passing)
+
+    def release(self) -> None:
+        """Let everything through again."""
+        permits, self._permits = self._permits, None
+        if permits is not None:
+            for _ in range(10_000):
+                permits.release()
+
+    async def pass_one(self) -> None:
+        if self._permits is None:
+            # Like a real engine, let others run between deltas.
+            await asyncio.sleep(0)
+        else:
+            await self._permits.acquire()
+
+
+Script = Callable[[Submitted], list[TextDelta]]
+
+
+class FakeEngine:
+    """Implements ``interface.Engine``. Make it inside a running loop."""
+
+    def __init__(self, script: Script | None = None) -> None:
+        self.info = EngineInfo(
+            model="fake",
+            model_dir="/nowhere",
+            architecture="FakeForCausalLM",
+            num_parameters=12_345_678,
+            device="cpu",
+            dtype="float32",
+            attention="torch",
+            max_model_len=MAX_MODEL_LEN,
+            vocab_size=256,
+            page_size=16,
+            num_pages=1024,
+            eos_token_ids=[0],
+            sampling_defaults=SamplingDefaults(),
+            load_seconds=0.5,
+            kv_cache_bytes=2**30,
+        )
+        self.tokenizer = cast(Tokenizer, FakeTokenizer())
+        self.script = script or alphabet
+        self.gate = Gate()
+        self.submitted: list[Submitted] = []
+        self.something_submitted = asyncio.Event()
+        self.something_closed = asyncio.Event()
+        self.is_alive = True
+        self.is_draining = False
+        self.is_closed = False
+        self.num_cached_tokens = 0
+
+    @property
+    def stats(self) -> EngineStats:
+        running = sum(not each.closed.is_set() for each in self.submitted)
+        return EngineStats(
+            num_waiting=0,
+            num_running=running,
+            cache=CacheInfo(
+                free_pages=1000, cached_pages=20, in_use_pages=4, total_pages=1024, page_size=16
+            ),
+            num_steps=7,
+            prompt_tokens=100,
+            cached_tokens=25,
+            generated_tokens=50,
+        )
+
+    async def submit(
+        self,
+        prompt_ids: Sequence[int],
+        params: SamplingParams,
+        *,
+        namespace: Namespace = DEFAULT_NAMESPACE,
+    ) -> FakeStream:
+        if self.is_draining:
+            raise ShuttingDownError("the engine is draining")
+        if not self.is_alive:
+            raise EngineDeadError("the engine process has ended")
+        for token_id in prompt_ids:
+            if not 0 <= token_id < self.info.vocab_size:
+                raise InvalidRequestError(f"token {token_id} is not in the vocabulary")
+        if len(prompt_ids) + (params.max_tokens or 1) > MAX_MODEL_LEN:
+            raise ContextLengthError(
+                f"the prompt has {len(prompt_ids)} tokens; the context holds {MAX_MODEL_LEN}"
+            )
+        submitted = Submitted(list(prompt_ids), params, namespace)
+        self.submitted.append(submitted)
+        self.something_submitted.set()
+        return FakeStream(self, submitted, self.script(submitted))
+
+    async def drain(self, timeout_s: float) -> None:
+        self.is_draining = True
+
+    async def aclose(self) -> None:
+        self.is_closed = True
+        self.is_alive = False
+        for submitted in self.submitted:
+            submitted.closed.set()
+        self.gate.release()
+
+
+def alphabet(submitted: Submitted) -> list[TextDelta]:
+    """``max_tokens`` (10) letters for each choice, the choices taking turns."""
+    num_tokens = submitted.params.max_tokens or 10
+    letters = list(itertools.islice(itertools.cycle(ALPHABET), num_tokens))
+    return [
+        delta_of(
+            letter,
+            index=index,
+            logprobs=submitted.params.logprobs,
+            finish_reason="length" if position == num_tokens - 1 else None,
+            num_cached_tokens=min(16, len(submitted.prompt_ids) - 1),
+        )
+        for position, letter in enumerate(letters)
+        for index in range(submitted.params.n)
+    ]
+
+
+def says(*texts: str, finish_reason: str = "stop") -> Script:
+    """A script that says these pieces, whatever it is asked."""
+
+    def script(submitted: Submitted) -> list[TextDelta]:
+        last = len(texts) - 1
+        return [
+            delta_of(
+                text,
+                logprobs=submitted.params.logprobs,
+                finish_reason=finish_reason if position == last else None,
+            )
+            for position, text in enumerate(texts)
+        ]
+
+    return script
+
+
+def fails(after: str, error: str, reason: str = "error") -> Script:
+    """A script that says something and then fails."""
+
+    def script(submitted: Submitted) -> list[TextDelta]:
+        failure = TextDelta(
+            index=0, text="", token_ids=[], finish_reason=cast(Any, reason), error=error
+        )
+        return [*([delta_of(after)] if after else []), failure]
+
+    return script
+
+
+def delta_of(
+    text: str,
+    *,
+    index: int = 0,
+    logprobs: int | None = None,
+    finish_reason: str | None = None,
+    num_cached_tokens: int = 0,
+) -> TextDelta:
+    """A delta of ``text``, one token a byte."""
+    token_ids = list(text.encode("utf-8", "replace"))
+    entries = None
+    if logprobs is not None:
+        entries = [
+            TokenLogprob(
+                token_id=token_id,
+                logprob=-0.5,
+                top=[((token_id + shift) % 256, -0.5 - shift) for shift in range(logprobs)],
+            )
+            for token_id in token_ids
+        ]
+    return TextDelta(
+        index=index,
+        text=text,
+        token_ids=token_ids,
+        logprobs=entries,
+        finish_reason=cast(Any, finish_reason),
+        num_cached_tokens=num_cached_tokens,
+    )

@@ -1,0 +1,82 @@
+"""How tests reach an app: over a real socket, or by calling it."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import httpx
+import uvicorn
+from radixserve_frontend.app import create_app
+from radixserve_frontend.config import ServerConfig
+from radixserve_frontend.server import DrainingServer
+from starlette.applications import Starlette
+
+from radixserve.engine.interface import Engine
+
+MODEL = "fake"
+TIMEOUT_S = 20.0
+"""Nothing here takes as long; a test that hangs fails instead."""
+
+
+def config_of(**changes: object) -> ServerConfig:
+    """A server's config for the fake model."""
+    return ServerConfig(**{"model": MODEL, "port": 0, **changes})  # type: ignore[arg-type]
+
+
+@asynccontextmanager
+async def calling(app: Starlette) -> AsyncIterator[httpx.AsyncClient]:
+    """A client that calls the app without a socket. It sees a stream only as a whole."""
+    transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
+    async with httpx.AsyncClient(
+        transport=transport, base_url="http://test", timeout=TIMEOUT_S
+    ) as client:
+        yield client
+
+
+class RunningServer:
+    """A server in the test's own loop, on a port of its own."""
+
+    def __init__(self, server: "AnnouncingServer", url: str) -> None:
+        self.server = server
+        self.url = url
+
+    def client(self) -> httpx.AsyncClient:
+        return httpx.AsyncClient(base_url=self.url, timeout=TIMEOUT_S)
+
+
+class AnnouncingServer(DrainingServer):
+    """Tells when it listens, so that nobody has to guess."""
+
+    has_started: asyncio.Event
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets=sockets)
+        self.has_started.set()
+
+
+@asynccontextmanager
+async def serving(
+    engine: Engine, config: ServerConfig | None = None
+) -> AsyncIterator[RunningServer]:
+    """Serve ``engine`` on a free port until the block is left."""
+    config = config or config_of()
+    app = create_app(engine, config)
+    listener = socket.socket()
+    listener.bind(("127.0.0.1", 0))
+    server = AnnouncingServer(
+        uvicorn.Config(app, log_config=None, access_log=False, lifespan="off"),
+        app.state.lifecycle,
+        shutdown_timeout_s=config.shutdown_timeout_s,
+    )
+    server.has_started = asyncio.Event()
+    running = asyncio.create_task(server.serve(sockets=[listener]))
+    try:
+        async with asyncio.timeout(TIMEOUT_S):
+            await server.has_started.wait()
+        yield RunningServer(server, f"http://127.0.0.1:{listener.getsockname()[1]}")
+    finally:
+        server.should_exit = True
+        server.force_exit = True
+        await running
+        listener.close()

@@ -1,0 +1,72 @@
+"""Arbitrary JSON, and good requests with arbitrary damage: never a 500, never a broken shape."""
+
+import asyncio
+from typing import Any
+
+import httpx
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from radixserve_frontend.app import create_app
+from radixserve_frontend.openai.schema import ChatRequest, CompletionRequest
+from tests.frontend.fake_engine import FakeEngine
+from tests.frontend.http_calls import CHAT, COMPLETIONS, error_of
+from tests.frontend.http_fixtures import MODEL, calling, config_of
+
+TEXT = st.text(st.characters(codec=None, exclude_categories=()), max_size=20)
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | TEXT,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXT, inner, max_size=4),
+    max_leaves=12,
+)
+MESSAGE = st.fixed_dictionaries(
+    {},
+    optional={"role": st.sampled_from(["user", "assistant", "x"]) | JSON, "content": TEXT | JSON},
+)
+# Mostly plausible values for the fields that there are, so that damage is met one at a time.
+PLAUSIBLE: dict[str, st.SearchStrategy[Any]] = {
+    "messages": st.lists(MESSAGE, min_size=1, max_size=3),
+    "prompt": TEXT | st.lists(TEXT) | st.lists(st.integers(-1, 300)),
+    "n": st.integers(-1, 5),
+    "max_tokens": st.integers(-1, 50),
+    "temperature": st.floats(-1, 3),
+    "stream": st.booleans(),
+    "stop": TEXT | st.lists(TEXT),
+    "logprobs": st.booleans() | st.integers(-1, 21),
+    "logit_bias": st.dictionaries(TEXT | st.integers(-1, 300).map(str), st.floats(-120, 120)),
+}
+
+
+def bodies(request: type[ChatRequest] | type[CompletionRequest]) -> st.SearchStrategy[Any]:
+    fields = {
+        name: PLAUSIBLE.get(name, JSON) | JSON for name in request.model_fields if name != "model"
+    }
+    required = {name: fields.pop(name) for name in ("messages", "prompt") if name in fields}
+    return st.fixed_dictionaries({"model": st.just(MODEL), **required}, optional=fields) | JSON
+
+
+def check(path: str, body: Any) -> None:
+    async def send() -> httpx.Response:
+        async with calling(create_app(FakeEngine(), config_of())) as client:
+            return await client.post(path, json=body)
+
+    response = asyncio.run(send())
+    if response.status_code != 200:
+        assert response.status_code in (400, 404), response.text
+        error_of(response, response.status_code)
+
+
+@settings(max_examples=150, deadline=None)
+@given(bodies(ChatRequest))
+def test_chat(body: Any) -> None:
+    check(CHAT, body)
+
+
+@settings(max_examples=150, deadline=None)
+@given(bodies(CompletionRequest))
+def test_completions(body: Any) -> None:
+    check(COMPLETIONS, body)

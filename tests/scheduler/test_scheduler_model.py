@@ -1,0 +1,81 @@
+"""Random lives of random requests on tiny pools: every answer right, nothing lost or leaked."""
+
+import random
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from radixserve.ids import RequestId
+from tests.support.simulation import Simulation, oracle
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    seed=st.integers(0, 2**32),
+    page_size=st.sampled_from([1, 2, 4, 16]),
+    spare_pages=st.integers(0, 12),
+    max_running=st.integers(1, 6),
+    extra_tokens=st.integers(0, 20),
+    enable_prefix_cache=st.booleans(),
+)
+def test_random_lives(
+    *,
+    seed: int,
+    page_size: int,
+    spare_pages: int,
+    max_running: int,
+    extra_tokens: int,
+    enable_prefix_cache: bool,
+) -> None:
+    rng = random.Random(seed)
+    longest = 40
+    sim = Simulation(
+        num_pages=-(-longest // page_size) + spare_pages,
+        page_size=page_size,
+        max_running=max_running,
+        max_batch_tokens=max_running + extra_tokens,
+        enable_prefix_cache=enable_prefix_cache,
+        max_overtakes=rng.randrange(4),
+    )
+    stems = [[rng.randrange(1, 4) for _ in range(28)] for _ in range(2)]
+    wanted: dict[str, tuple[list[int], int, int, str, frozenset[int]]] = {}
+    aborted: set[str] = set()
+    for index in range(rng.randrange(1, 14)):
+        for _ in range(rng.randrange(4)):
+            chunk = rng.choice([None, 1, 3])
+            if sim.scheduler.has_work:
+                sim.step(max_chunk_tokens=chunk)
+        stem = rng.choice(stems)
+        prompt = stem[: rng.randrange(1, 28)] + [rng.randrange(1, 4)] * rng.randrange(1, 3)
+        count = rng.randrange(1, longest - len(prompt) + 1)
+        name = f"r{index}"
+        namespace = rng.choice(["", "", "other"])
+        stop = frozenset({0} | ({rng.randrange(1, 50)} if rng.random() < 0.3 else set()))
+        n = rng.choice([1, 1, 2, 3])
+        wanted[name] = (prompt, count, n, namespace, stop)
+        sim.add(
+            name,
+            prompt,
+            count,
+            n=n,
+            namespace=namespace,
+            stop_token_ids=tuple(stop - {0}),
+        )
+        if rng.random() < 0.25:
+            victim = rng.choice(list(wanted))
+            before = set(sim.ends)
+            sim.take(sim.scheduler.abort(RequestId(victim)))
+            if set(sim.ends) != before:
+                aborted.add(victim)
+    sim.run(max_steps=5000)
+    sim.assert_no_leaks()
+    for name, (prompt, count, n, namespace, stop) in wanted.items():
+        own_namespace = namespace if enable_prefix_cache else f"private:{name}"
+        for choice in range(n):
+            expected = oracle(prompt, count, namespace=own_namespace, seed=choice, stop=stop)
+            got = sim.answers.get((name, choice), [])
+            if name in aborted:
+                assert got == expected[: len(got)]
+            else:
+                assert got == expected
+                assert sim.ends[name, choice].finish_reason in ("stop", "length")

@@ -1,0 +1,113 @@
+"""Imports point downward only, and some rooms know nothing of some packages."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# From the roof down. A room may import itself and what its entry names, nothing else of ours.
+COMMON = {"ids", "errors", "config", "types"}
+MAY_IMPORT: dict[str, set[str]] = {
+    "ids": set(),
+    "errors": set(),
+    "config": {"errors"},
+    "types": {"ids", "sampling.params"},
+    "request": {"ids", "types", "cache", "sampling.params"},
+    "memory": {"errors", "config"},
+    "cache": COMMON,
+    "scheduler": COMMON | {"request", "cache", "sampling.params"},
+    "sampling": COMMON,
+    "attention": COMMON | {"radixserve_kernels"},
+    "model": COMMON | {"attention", "sampling.params"},
+    "runner": COMMON
+    | {
+        "request",
+        "memory",
+        "cache.prefix_cache",
+        "scheduler.plan",
+        "model",
+        "attention",
+        "sampling",
+    },
+    "text": COMMON | {"sampling.params"},
+    "demo": COMMON | {"text"},
+    "engine": COMMON
+    | {"request", "memory", "cache", "scheduler", "runner", "model", "text", "demo", "sampling"},
+    "llm": COMMON | {"engine", "text", "sampling.params"},
+    "radixserve_kernels": set(),
+    "radixserve_frontend": COMMON
+    | {"engine.async_engine", "engine.interface", "text", "demo", "sampling.params", "__version__"},
+}
+
+# Third-party packages that only these rooms (or modules) may import.
+ONLY_IN = {
+    "torch": {"runner", "attention", "model", "sampling", "radixserve_kernels", "demo"},
+    "zmq": {"engine.process", "engine.client"},
+    "msgspec": {"engine.process", "engine.client", "engine.messages"},
+    "starlette": {"radixserve_frontend"},
+    "uvicorn": {"radixserve_frontend"},
+    "sse_starlette": {"radixserve_frontend"},
+    "prometheus_client": {"radixserve_frontend"},
+}
+
+
+def modules() -> list[tuple[str, Path]]:
+    """Every module of ours as (dotted name below its floor's package, path)."""
+    found = []
+    for package in (
+        ROOT / "radixserve",
+        ROOT / "kernels" / "radixserve_kernels",
+        ROOT / "frontend" / "radixserve_frontend",
+    ):
+        for path in sorted(package.rglob("*.py")):
+            parts = path.relative_to(package).with_suffix("").parts
+            name = ".".join(parts).removesuffix(".__init__")
+            if package.name != "radixserve":
+                name = package.name if name == "__init__" else f"{package.name}.{name}"
+            found.append((name, path))
+    return found
+
+
+def imports(path: Path) -> set[str]:
+    """Every module that the file imports, anywhere in it; ``from a import b`` counts as ``a.b``."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative imports hide the direction; spell them out"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def is_below(name: str, prefix: str) -> bool:
+    return name == prefix or name.startswith(prefix + ".")
+
+
+@pytest.mark.parametrize(("name", "path"), modules(), ids=[name for name, _ in modules()])
+def test_imports_point_downward(name: str, path: Path) -> None:
+    if name == "__init__":
+        return
+    room = name.split(".", maxsplit=1)[0]
+    assert room in MAY_IMPORT, f"a new room, {room}: say in MAY_IMPORT what it may import"
+    for imported in imports(path):
+        top = imported.split(".")[0]
+        if top == "radixserve":
+            target = imported.removeprefix("radixserve.")
+        elif top in ("radixserve_kernels", "radixserve_frontend"):
+            target = imported
+        else:
+            owners = ONLY_IN.get(top)
+            if owners is not None:
+                assert any(is_below(name, owner) for owner in owners), f"{name} imports {imported}"
+            continue
+        allowed = MAY_IMPORT[room] | {room}
+        assert any(is_below(target, one) for one in allowed), f"{name} imports {imported}"
+
+
+def test_every_room_named_here_exists() -> None:
+    rooms = {name.split(".")[0] for name, _ in modules()}
+    assert set(MAY_IMPORT) <= rooms
+    assert rooms - {"__init__"} <= set(MAY_IMPORT)
