@@ -9,6 +9,8 @@
    evict one page. The trees take turns round by round, so that whatever else the machine does
    falls on all of them alike. Limit: 3 times the smallest tree's median.
 
+3. What a decode step inside its last page asks of the cache: ``reserve`` and ``commit``.
+
 Long-lived nodes make Python's cyclic collector walk the whole tree now and then; a server should
 call ``gc.freeze()`` or raise the thresholds. The collector is off while this measures, and what one
 full collection costs is printed.
@@ -25,6 +27,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -188,13 +191,11 @@ def measure_round(
             groups.tolist(), middles.tolist(), leaves.tolist(), strict=True
         )
     ]
-    timings.match.append(
-        timed([lambda p=path: cache.match(DEFAULT_NAMESPACE, p) for path in paths])
-    )
+    timings.match.append(timed([partial(cache.match, DEFAULT_NAMESPACE, path) for path in paths]))
     for index, path in enumerate(paths):
         path[2 * EDGE_TOKENS] = 1000 + round_index * ops + index
-    timings.insert.append(timed([lambda p=path: run_request(cache, p) for path in paths]))
-    timings.evict.append(timed([lambda: cache.evict(1)] * ops))
+    timings.insert.append(timed([partial(run_request, cache, path) for path in paths]))
+    timings.evict.append(timed([partial(cache.evict, 1)] * ops))
 
 
 def measure_trees(sizes: list[int], rounds: int, ops: int) -> dict[str, dict[str, float]]:
@@ -223,6 +224,26 @@ def measure_trees(sizes: list[int], rounds: int, ops: int) -> dict[str, dict[str
     return medians
 
 
+# 3. A decode step
+
+
+def measure_decode_step(rounds: int) -> float:
+    """Median µs of ``reserve`` and ``commit`` when neither has anything to do."""
+    cache = PrefixCache(64, PAGE_SIZE)
+    tokens = np.arange(20 * PAGE_SIZE + 3, dtype=np.int32)
+    lease = cache.acquire(DEFAULT_NAMESPACE, tokens)
+    cache.reserve(lease, len(tokens))
+    cache.commit(lease, tokens)
+
+    def step() -> None:
+        cache.reserve(lease, len(tokens) + 1)
+        cache.commit(lease, tokens)
+
+    median = statistics.median(timed([step] * 1000) for _ in range(rounds)) * 1e6
+    print(f"reserve + commit of a decode step inside its last page: {median:.2f} µs")
+    return median
+
+
 def main() -> int:
     """Measure, print, and fail if a limit is broken."""
     parser = argparse.ArgumentParser(
@@ -237,6 +258,7 @@ def main() -> int:
     print(", ".join(f"{name} {value}" for name, value in machine.items()))
     gc.disable()
     long_prompts = measure_long_prompts(arguments.rounds)
+    decode_step = measure_decode_step(arguments.rounds)
     trees = measure_trees(sorted(arguments.sizes), arguments.rounds, arguments.ops)
     first = next(iter(trees.values()))
     worst = max(row[name] / first[name] for row in trees.values() for name in row)
@@ -245,6 +267,7 @@ def main() -> int:
         "bench": "radix_tree",
         "machine": machine,
         "match_100k_tokens_us": long_prompts,
+        "decode_step_us": decode_step,
         "per_op_us": trees,
         "worst_ratio": worst,
         "passed": passed,

@@ -81,7 +81,7 @@ def _machine_bytes(root: Path) -> int:
 
 
 def _portable_bytes() -> int:
-    """Free memory where the system tells it (Linux, BSD), else half of what is installed (macOS)."""
+    """Free memory where the system tells it, else (macOS) half of what is installed."""
     page = os.sysconf("SC_PAGE_SIZE")
     if "SC_AVPHYS_PAGES" in os.sysconf_names:
         return page * os.sysconf("SC_AVPHYS_PAGES")
@@ -115,15 +115,10 @@ def _walk(mount: Path, path: str, names: tuple[str, str, str]) -> list[int]:
     In a container the path may name a group that is not visible there; its levels are skipped and
     the mount point itself is the container's group.
     """
-    found = []
     group = mount / path.strip("/")
-    for level in (group, *group.parents):
-        remaining = _remaining(level, names)
-        if remaining is not None:
-            found.append(remaining)
-        if level == mount:
-            break
-    return found
+    levels = [group, *group.parents]
+    remaining = (_remaining(level, names) for level in levels[: levels.index(mount) + 1])
+    return [limit for limit in remaining if limit is not None]
 
 
 def _remaining(group: Path, names: tuple[str, str, str]) -> int | None:

@@ -20,6 +20,8 @@ class EngineRequest:
     request_id: RequestId
     prompt_ids: list[int]
     params: SamplingParams
+    end_token_ids: list[int]
+    """Every token id that ends the answer: the checkpoint's, unless ignored, and the request's."""
     namespace: Namespace = DEFAULT_NAMESPACE
 
 
@@ -112,8 +114,8 @@ class EngineInfo:
     vocab_size: int
     page_size: int
     num_pages: int
+    kv_cache_bytes: int
+    """Memory that the KV pages take."""
     eos_token_ids: list[int]
     sampling_defaults: SamplingDefaults
     load_seconds: float
-    kv_cache_bytes: int | None = None
-    """Memory that the KV pages take, if known."""

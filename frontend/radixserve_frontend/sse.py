@@ -37,7 +37,7 @@ class EventStream(EventSourceResponse):
         ping_s: float,
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        super().__init__(events, ping=max(1, round(ping_s)), sep="\n", headers=headers)
+        super().__init__(events, ping=ping_s, sep="\n", headers=headers)
         self._events = events
         self._close = close
         self._held = held

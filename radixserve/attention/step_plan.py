@@ -1,4 +1,4 @@
-"""What the torch backend does once per step, so that no layer has to: which keys meet which queries.
+"""Which keys meet which queries: worked out once per step, so that no layer has to.
 
 Rows of one token ("single" rows) and chunks go different ways. Chunks are attended one at a time.
 Single rows are batched: rows whose page tables begin with the same pages attend to those keys
@@ -7,7 +7,7 @@ is then left of every row is gathered into padded *buckets* of similar length:
 
     row 0  |AAAAAAAAAAAA|BBBBBB|xxx          segments:  A for rows 0 1 2, B for rows 0 1
     row 1  |AAAAAAAAAAAA|BBBBBB|xxxx         bucket:    the x of rows 0 1 2 (padded to 4)
-    row 2  |AAAAAAAAAAAA|yy                             row 3 is too long for it: a bucket of its own
+    row 2  |AAAAAAAAAAAA|yy                             row 3 is too long for it: it has its own
     row 3  |zzzzzzzzzzzzzzzzzzzzzzzz
 
 A row's last key is its own new one, which no segment holds: every row is in exactly one bucket.
@@ -19,6 +19,7 @@ host. *Cost* of order ``sum(remaining lengths)``, a fraction of one layer's atte
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -67,7 +68,7 @@ class KeySet:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """One row of several tokens: flat tokens ``[first, last)``, the last of ``keys.length`` keys."""
+    """One row of several tokens: flat tokens ``[first, last)``, whose own keys come last."""
 
     first: int
     last: int
@@ -141,29 +142,19 @@ def plan_attention(batch: ForwardBatch, page_size: int) -> AttentionPlan:
             page_size,
         )
         segments.append(Segment(torch.from_numpy(members), torch.from_numpy(tokens[members]), keys))
-    buckets = []
-    for members in bucket_rows(single_lengths - num_taken):
-        buckets.append(
-            _bucket(
-                members,
-                tokens[members],
-                single_table[members],
-                num_taken[members],
-                single_lengths[members],
-                page_size,
-            )
-        )
-    return AttentionPlan(
-        chunks, len(rows), torch.from_numpy(tokens), tuple(segments), tuple(buckets)
+    buckets = tuple(
+        _bucket(members, tokens[members], single_table, num_taken, single_lengths, page_size)
+        for members in bucket_rows(single_lengths - num_taken)
     )
+    return AttentionPlan(chunks, len(rows), torch.from_numpy(tokens), tuple(segments), buckets)
 
 
 def shared_prefixes(
     table: npt.NDArray[np.int32], num_whole_pages: IntArray, page_size: int
 ) -> list[tuple[IntArray, int, int]]:
-    """Which rows begin with the same pages, and how far: (rows, first page, last page), outer first.
+    """Which rows begin with the same pages, and how far. Outer ranges come first.
 
-    Pages ``[first, last)`` of the table are equal in all of ``rows``, and below their
+    Each entry is (rows, first page, last page): pages ``[first, last)`` of the table are equal in all of ``rows``, and below their
     ``num_whole_pages``. For each row, the ranges that name it are adjacent and begin at 0. A range
     is reported if reading it once instead of once a row spares at least ``MIN_SAVED_KEYS`` keys.
     """
@@ -215,6 +206,8 @@ def _bucket(
     lengths: IntArray,
     page_size: int,
 ) -> Bucket:
+    """The bucket of these single rows; ``table``, ``num_taken``, ``lengths`` are of all of them."""
+    table, num_taken, lengths = table[members], num_taken[members], lengths[members]
     remaining = lengths - num_taken
     longest = int(remaining.max())
     member_tensor, token_tensor = torch.from_numpy(members), torch.from_numpy(tokens)
@@ -255,6 +248,6 @@ def _keys_of_pages(pages: npt.NDArray[np.int32], length: int, page_size: int) ->
             int(pages[first]) * page_size,
             min(last * page_size, length) - first * page_size,
         )
-        for first, last in zip(edges, edges[1:], strict=False)
+        for first, last in pairwise(edges)
     )
     return KeySet(length, runs, None)

@@ -7,11 +7,11 @@ Stores the step's keys and values, then attends in three ways, chosen once per s
   query heads are packed as its query rows, so that keys and values are never repeated for
   grouped queries. Scores exist for a block of queries at a time (``MAX_SCORES``).
 - *Single rows* in padded buckets through torch's fused CPU attention.
-- *Shared prefixes* of single rows: all rows' queries in one fused call over keys that are read once.
-  Partial results meet by their log-sum-exp, in float32.
+- *Shared prefixes* of single rows: all rows' queries in one fused call over keys that are read
+  once. Partial results meet by their log-sum-exp, in float32.
 
-A row reads its own pages and nothing else: no padding slot, no tail of a last page, no stale scratch.
-One row's NaN stays in that row. Results of a row depend on the other rows by rounding only.
+A row reads its own pages and nothing else: no padding slot, no tail of a last page, no stale
+scratch. One row's NaN stays in that row. Results of a row depend on the other rows by rounding only.
 
 Not thread-safe: buffers are reused from call to call.
 """

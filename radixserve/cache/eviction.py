@@ -50,9 +50,9 @@ class LRU:
     """Least recently used first.
 
     A node that becomes evictable because its lease ended is younger than all others, so a queue
-    keeps these in order. A node that becomes evictable because its last child was evicted is older
-    than some; those few go into a heap whose dead entries are skipped, and swept once they
-    outnumber the living.
+    keeps these in order. A node that becomes evictable because eviction left it one leaf to merge
+    with is older than some; those few go into a heap whose dead entries are skipped, and swept once
+    they outnumber the living.
 
     *Cost*: O(1) for touch, O(1) for add, remove and victim of queued nodes; amortised O(log n)
     for those in the heap.

@@ -65,6 +65,10 @@ class Lease:
     @property
     def node(self) -> Node:
         """The locked node. *Raises* ``RuntimeError`` once the lease has been released."""
+        return self.require_alive()
+
+    def require_alive(self) -> Node:
+        """As ``node``."""
         if self._node is None:
             raise RuntimeError("this lease has been released; acquire another")
         return self._node

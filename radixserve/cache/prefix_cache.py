@@ -107,8 +107,8 @@ class PrefixCache:
         """
         if num_tokens <= lease.num_reserved_tokens:
             return
-        # A dead lease has no pages, so it comes this far and is found out here.
-        assert lease.node is not None
+        # A released lease has no pages, so it comes this far and is found out here.
+        lease.require_alive()
         num_missing = -(-num_tokens // self.page_size) - lease.num_pages
         lease.append_pages(self._allocate(num_missing))
 
@@ -191,6 +191,7 @@ class PrefixCache:
         lease.close()
 
     def _check_computed(self, lease: Lease, tokens: TokenArray) -> None:
+        lease.require_alive()
         if len(tokens) > lease.num_reserved_tokens:
             raise ValueError(
                 f"{len(tokens)} computed tokens in pages for {lease.num_reserved_tokens}; reserve "

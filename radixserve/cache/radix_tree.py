@@ -341,11 +341,9 @@ class RadixTree:
         parent.remove_child(_key(leaf))
         if isinstance(parent, Root):
             self._drop_root_if_idle(parent)
-        elif parent.lock_count == 0:
-            if not parent.children:
-                self.policy.add(parent)
-            elif len(parent.children) == 1:
-                self._merge_chain(parent)
+        elif self._merges_with_child(parent):
+            # An unlocked parent had two children at least, so it never becomes a leaf by itself.
+            self._merge_chain(parent)
 
     def forget(self, namespace: Namespace) -> int:
         """Drop every unlocked node of a namespace; returns how many pages became free.

@@ -88,7 +88,7 @@ def _recount(tree: "RadixTree") -> tuple[UseCounts, UseCounts]:
 
 def _check_root(tree: "RadixTree", root: Root) -> None:
     name = f"the root of namespace {root.namespace!r}"
-    assert tree.roots[root.namespace] is root, f"{name} is filed under another name"
+    assert tree.roots.get(root.namespace) is root, f"{name} is filed under another name"
     assert root.parent is None, f"{name} has a parent"
     assert root.start == root.end == root.num_pages == 0, f"{name} is not empty: {root}"
     assert root.children or root.lock_count, f"{name} holds nothing and is kept"
@@ -96,7 +96,6 @@ def _check_root(tree: "RadixTree", root: Root) -> None:
 
 def _check_edge(tree: "RadixTree", node: Node) -> None:
     size = tree.page_size
-    assert node.start < node.end, f"{node} has no tokens"
     assert len(node.tokens) == node.end - node.start, f"{node} has {len(node.tokens)} tokens"
     num_pages = (node.end - 1) // size - node.start // size + 1
     assert num_pages == node.num_pages == len(node.pages), (
@@ -125,6 +124,7 @@ def _check_children(node: Node) -> None:
     for key, child in node.children.items():
         assert child.parent is node, f"{child} below {node} has parent {child.parent}"
         assert child.start == node.end, f"{child} hangs below {node}, which ends elsewhere"
+        assert child.start < child.end, f"{child} has no tokens"
         assert key == int(child.tokens[0]), f"{child} begins with {child.tokens[0]}, filed as {key}"
         below += child.lock_count
     assert node.lock_count >= below, f"{node} is locked less often than its children ({below})"

@@ -59,6 +59,10 @@ class Intake:
                 param="prompt",
             )
         max_tokens = self._fit(len(prompt), params)
+        end_token_ids = set(params.stop_token_ids)
+        if not params.ignore_eos:
+            # Checkpoints disagree with themselves about what ends an answer; each opinion counts.
+            end_token_ids |= {*self._info.eos_token_ids, *self._tokenizer.eos_token_ids}
         return EngineRequest(
             request_id=request_id,
             prompt_ids=prompt.tolist(),
@@ -67,6 +71,7 @@ class Intake:
                 max_tokens=max_tokens,
                 seed=secrets.randbits(63) if params.seed is None else params.seed,
             ),
+            end_token_ids=sorted(end_token_ids),
             namespace=namespace,
         )
 

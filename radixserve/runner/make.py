@@ -28,8 +28,8 @@ def make_runner(
     """Load the model, make its KV tensors, and run it once.
 
     *Mutates* torch's number of threads, if ``config.num_threads`` is set.
-    *Raises* ``ModelError`` for the checkpoint, ``ConfigError`` for a setting that does not fit it or
-    this machine.
+    *Raises* ``ModelError`` for the checkpoint, ``ConfigError`` for a setting that does not fit
+    it or this machine.
     *Cost*: reads the weights once; reserves the KV cache's memory.
     """
     begun_s = time.perf_counter()
@@ -109,9 +109,9 @@ def multiplies_bfloat16() -> bool:
 
     torch has no public question for it; an emulated product would be slower than float32.
     """
-    if platform.machine().lower() in ("x86_64", "amd64"):
+    machine = platform.machine().lower()
+    if machine in ("x86_64", "amd64"):
         return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    # On Arm this looks for the processor's own instructions; elsewhere it is False.
-    return bool(torch.backends.mkldnn.is_available()) and bool(
-        torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    )
+    if machine in ("aarch64", "arm64") and torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return False

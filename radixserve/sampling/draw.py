@@ -7,7 +7,7 @@ is never drawn.
 import torch
 
 BLOCK = 256
-"""Tokens summed together: the walk over a vocabulary is over its blocks, then inside one of them."""
+"""Tokens summed together: a walk over the vocabulary is over its blocks, then inside one."""
 
 
 def draw_from_vocabulary(weights: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:

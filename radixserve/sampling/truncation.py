@@ -43,39 +43,49 @@ def draw_truncated(
     top_k = torch.tensor([p.top_k or vocab_size for p in params], device=device)
     top_p = torch.tensor([p.top_p for p in params], dtype=torch.float64, device=device)
     min_p = torch.tensor([p.min_p for p in params], dtype=torch.float64, device=device)
-    # The denominator of rows without top-k; with it, their kept candidates are the whole.
+    limits = torch.stack((top_k.double(), top_p, min_p), dim=-1)
+    # What top-p is a share of, in rows without top-k; with it, the sum over the k best.
     total = scaled.exp().sum(dim=-1, dtype=torch.float64)
     chosen = torch.empty(num_rows, dtype=torch.int64, device=device)
     pending = torch.arange(num_rows, device=device)
-    for limit in (*NUM_CANDIDATES, vocab_size):
-        count = min(limit, vocab_size)
-        values, ids, num_certain = _rank(scaled[pending], count)
-        weights = values.to(torch.float64).exp()
-        k, rank = top_k[pending].unsqueeze(-1), torch.arange(count, device=device)
-        in_top_k = rank < k
-        weights = weights * in_top_k
-        # Where top-k reaches beyond the candidates, so does its sum: the row cannot be settled
-        # here, unless top-k keeps everything.
-        whole = torch.where(
-            top_k[pending] < vocab_size, weights.sum(dim=-1), total[pending]
-        ).unsqueeze(-1)
-        before = weights.cumsum(dim=-1) - weights
-        p = top_p[pending].unsqueeze(-1)
-        is_kept = (
-            in_top_k
-            & ((before < p * whole) | (p >= 1.0))
-            & (weights >= min_p[pending].unsqueeze(-1))
+    counts = iter((*(count for count in NUM_CANDIDATES if count < vocab_size), vocab_size))
+    while len(pending):
+        drawn, is_settled = _draw_among(
+            scaled[pending], next(counts), limits[pending], total[pending], uniforms[pending]
         )
-        is_kept[:, 0] = True
-        reaches = (top_k[pending] <= count) | (top_k[pending] >= vocab_size)
-        is_settled = reaches & (is_kept.sum(dim=-1) <= num_certain)
-        drawn = draw_from_candidates(weights * is_kept, uniforms[pending])
-        settled = pending[is_settled]
-        chosen[settled] = ids.gather(1, drawn.unsqueeze(-1)).squeeze(-1)[is_settled]
+        chosen[pending[is_settled]] = drawn[is_settled]
         pending = pending[~is_settled]
-        if len(pending) == 0:
-            break
     return chosen
+
+
+def _draw_among(
+    scaled: torch.Tensor,
+    count: int,
+    limits: torch.Tensor,
+    total: torch.Tensor,
+    uniforms: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Draw with the ``count`` best candidates of every row: tokens, and whether that was enough.
+
+    ``limits``: float64[R, 3], the rows' top-k, top-p and min-p. Tokens of rows for which it was not
+    enough mean nothing. With the whole vocabulary it always is.
+    """
+    vocab_size = scaled.shape[1]
+    top_k, top_p, min_p = limits.unsqueeze(-1).unbind(dim=1)  # [R, 1] each
+    values, ids, num_certain = _rank(scaled, count)
+    in_top_k = torch.arange(count, device=scaled.device) < top_k
+    weights = values.double().exp() * in_top_k
+    whole = torch.where(top_k < vocab_size, weights.sum(dim=-1, keepdim=True), total[:, None])
+    before = weights.cumsum(dim=-1) - weights
+    # Rounding must not let top-p 1 drop anything.
+    in_top_p = (before < top_p * whole) | (top_p >= 1.0)
+    is_kept = in_top_k & in_top_p & (weights >= min_p)
+    is_kept[:, 0] = True
+    # The sum over the k best is only known if they are all here.
+    has_whole = ((top_k <= count) | (top_k >= vocab_size)).squeeze(-1)
+    drawn = draw_from_candidates(weights * is_kept, uniforms)
+    is_settled = has_whole & (is_kept.sum(dim=-1) <= num_certain)
+    return ids.gather(1, drawn.unsqueeze(-1)).squeeze(-1), is_settled
 
 
 def _rank(scaled: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -46,9 +46,9 @@ logger = logging.getLogger(__name__)
 class Scheduler:
     """Owns all requests from arrival to end.
 
-    ``eos_token_ids`` end every request that does not ignore them. Without ``enable_prefix_cache``
-    each request gets a namespace of its own, which is forgotten when it ends: it finds nothing,
-    leaves nothing, and still resumes from its own pages after a preemption.
+    Without ``enable_prefix_cache`` each request gets a namespace of its own, which is forgotten when
+    it ends: it finds nothing, leaves nothing, and still resumes from its own pages after a
+    preemption.
     """
 
     def __init__(
@@ -57,7 +57,6 @@ class Scheduler:
         *,
         max_batch_tokens: int,
         max_running: int,
-        eos_token_ids: frozenset[int],
         enable_prefix_cache: bool = True,
         max_overtakes: int = MAX_OVERTAKES,
     ) -> None:
@@ -69,7 +68,6 @@ class Scheduler:
         self._cache = cache
         self._max_batch_tokens = max_batch_tokens
         self._max_running = max_running
-        self._eos_token_ids = eos_token_ids
         self._enable_prefix_cache = enable_prefix_cache
         producers = Producers(cache.page_size)
         self._waiting = WaitingQueue(max_overtakes)
@@ -91,19 +89,15 @@ class Scheduler:
         """Queue a request. Raises ``ValueError`` if its id is in use."""
         if arrived.request_id in self._choices:
             raise ValueError(f"request id {arrived.request_id!r} is already in use")
-        params = arrived.params
-        stop_token_ids = frozenset(params.stop_token_ids)
-        if not params.ignore_eos:
-            stop_token_ids |= self._eos_token_ids
         namespace = arrived.namespace
         if not self._enable_prefix_cache:
             namespace = Namespace(f"private:{arrived.request_id}")
         request = Request(
             arrived.request_id,
             np.asarray(arrived.prompt_ids, dtype=np.int32),
-            params,
+            arrived.params,
             namespace=namespace,
-            stop_token_ids=stop_token_ids,
+            stop_token_ids=frozenset(arrived.end_token_ids),
             arrival=self._next_arrival(),
         )
         self._choices[request.request_id] = [request]

@@ -7,8 +7,10 @@ the ``tokenizers`` library underneath.
 Text that arrives token by token is decoded by ``detokenizer.py``, conversations are rendered by
 ``chat_template.py``. Knows no sampling and no request.
 
-Costs: loading under a second for a vocabulary of 150,000; encoding is linear in the
-length of the text, about a microsecond a character.
+Costs: loading under a second for a vocabulary of 150,000, once transformers is imported; encoding
+is linear in the length of the text, about 0.2 s for a million characters. It releases the
+interpreter's lock meanwhile, so whoever serves others at the same time encodes long texts in a
+thread.
 """
 
 import re
@@ -160,7 +162,11 @@ class Tokenizer:
         return self._encode(text, False)
 
     def _encode(self, text: str, add_special_tokens: bool) -> list[int]:
-        ids: list[int] = self._backend.encode(text, add_special_tokens=add_special_tokens).ids
+        # Not `encode`: that holds the interpreter's lock for as long as it takes, half a second for
+        # a million characters, and every stream of the server with it. This one lets go of it, and
+        # is twice as fast, for it keeps no offsets.
+        (encoding,) = self._backend.encode_batch_fast([text], add_special_tokens=add_special_tokens)
+        ids: list[int] = encoding.ids
         return ids
 
 

@@ -58,8 +58,11 @@ def allocate(
     *,
     contiguous: bool = False,
 ) -> tuple[list[list[int]], int]:
-    """Page tables in which row ``i`` begins with the first ``shared_pages[i]`` pages of a common run
-    (as many of them as lie wholly before its new tokens). Returns them and the pool's size."""
+    """Page tables, and the size of the pool they lie in.
+
+    Row ``i`` begins with the first ``shared_pages[i]`` pages of a common run, as far as they lie
+    wholly before its new tokens.
+    """
     needed = [-(-(start + count) // page_size) for start, count in rows]
     kept = [
         min(shared, start // page_size)
@@ -102,7 +105,9 @@ def make_case(
     # Views of one fused projection, as models pass them.
     heads = shape.num_heads + 2 * shape.num_kv_heads
     fused = torch.randn(num_tokens, heads, shape.head_dim, generator=generator)
-    query, key, value = fused.split([shape.num_heads, shape.num_kv_heads, shape.num_kv_heads], 1)
+    query, key, value = torch.split(
+        fused, [shape.num_heads, shape.num_kv_heads, shape.num_kv_heads], dim=1
+    )
     return RaggedCase(shape, batch, query * spread, key, value, keys, values)
 
 

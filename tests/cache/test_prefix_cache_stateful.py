@@ -7,7 +7,6 @@ pages are wiped after every rule: nobody can live on what they used to hold.
 """
 
 import copy
-import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -110,11 +109,12 @@ class CacheMachine(RuleBasedStateMachine):
     def contents(self) -> list[tuple[str, Tokens, list[int]]]:
         """The same without what begins another: blind to where edges are split."""
         paths = sorted(self.paths())
-        return [
-            path
-            for path, after in itertools.zip_longest(paths, paths[1:], fillvalue=("", (), []))
-            if path[0] != after[0] or after[1][: len(path[1])] != path[1]
-        ]
+        kept = []
+        for index, path in enumerate(paths):
+            name, tokens, _ = paths[index + 1] if index + 1 < len(paths) else ("", (), [])
+            if name != path[0] or tokens[: len(path[1])] != path[1]:
+                kept.append(path)
+        return kept
 
     def longest(self, namespace: str, tokens: Tokens, among: set[Tokens]) -> int:
         return max((common_prefix(tokens, held) for held in among), default=0)
@@ -343,7 +343,7 @@ class CacheMachine(RuleBasedStateMachine):
 
 
 CacheMachine.TestCase.settings = settings(
-    max_examples=int(__import__("os").environ.get("EX", "100")),
+    max_examples=120,
     stateful_step_count=60,
     deadline=None,
 )

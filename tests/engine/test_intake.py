@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from radixserve.demo import write_byte_tokenizer
@@ -41,6 +41,7 @@ def intake(tokenizer: Tokenizer, *, num_pages: int = 50, page_size: int = 4) -> 
         vocab_size=VOCAB_SIZE,
         page_size=page_size,
         num_pages=num_pages,
+        kv_cache_bytes=num_pages * page_size,
         eos_token_ids=[259],
         sampling_defaults=SamplingDefaults(temperature=0.6, top_k=20, top_p=0.9, min_p=0.1),
         load_seconds=0.0,
@@ -73,6 +74,7 @@ def test_seeds_are_kept_or_drawn(tokenizer: Tokenizer) -> None:
     assert len(drawn) == 8
 
 
+@settings(deadline=None)
 @given(
     num_prompt=st.integers(1, 130),
     max_tokens=st.none() | st.integers(1, 130),

@@ -37,9 +37,14 @@ async def calling(app: Starlette) -> AsyncIterator[httpx.AsyncClient]:
 class RunningServer:
     """A server in the test's own loop, on a port of its own."""
 
-    def __init__(self, server: "AnnouncingServer", url: str) -> None:
+    def __init__(self, server: "AnnouncingServer", url: str, running: asyncio.Task[None]) -> None:
         self.server = server
         self.url = url
+        self._running = running
+
+    async def stopped(self) -> None:
+        """Wait until it has come to its end by itself."""
+        await asyncio.shield(self._running)
 
     def client(self) -> httpx.AsyncClient:
         return httpx.AsyncClient(base_url=self.url, timeout=TIMEOUT_S)
@@ -74,7 +79,7 @@ async def serving(
     try:
         async with asyncio.timeout(TIMEOUT_S):
             await server.has_started.wait()
-        yield RunningServer(server, f"http://127.0.0.1:{listener.getsockname()[1]}")
+        yield RunningServer(server, f"http://127.0.0.1:{listener.getsockname()[1]}", running)
     finally:
         server.should_exit = True
         server.force_exit = True

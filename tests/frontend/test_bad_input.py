@@ -8,8 +8,9 @@ from typing import Any
 
 import httpx
 import pytest
-
 from radixserve_frontend.app import create_app
+
+from radixserve.errors import ModelError
 from tests.frontend.fake_engine import FakeEngine
 from tests.frontend.http_calls import CHAT, COMPLETIONS, MESSAGES, error_of
 from tests.frontend.http_fixtures import MODEL, calling, config_of
@@ -17,9 +18,7 @@ from tests.frontend.http_fixtures import MODEL, calling, config_of
 JSON_TYPE = {"Content-Type": "application/json"}
 
 
-async def refused(
-    path: str, status: int, *, content: bytes, headers: dict[str, str] | None = None
-) -> dict[str, Any]:
+async def refused(path: str, status: int, *, content: bytes, headers: Any = None) -> dict[str, Any]:
     """Send ``content``; it must be refused without reaching the engine, and leave the app well."""
     engine = FakeEngine()
     async with calling(create_app(engine, config_of())) as client:
@@ -250,7 +249,7 @@ async def test_token_outside_the_vocabulary() -> None:
 
 @pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "", "x\xff"])
 async def test_other_content_types(kind: str) -> None:
-    headers = {"Content-Type": kind.encode("latin-1").decode("latin-1")}
+    headers = {b"Content-Type": kind.encode("latin-1")}
     error = await refused(CHAT, 415, content=chat_body(), headers=headers)
     assert "application/json" in error["message"]
 
@@ -306,8 +305,6 @@ async def test_an_unforeseen_failure_says_nothing_of_our_insides(
 
 
 async def test_a_checkpoint_without_template_cannot_chat(monkeypatch: pytest.MonkeyPatch) -> None:
-    from radixserve.errors import ModelError
-
     def encode_chat(messages: object) -> list[int]:
         raise ModelError("there is no chat template")
 

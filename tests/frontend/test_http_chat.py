@@ -1,12 +1,13 @@
 """``/v1/chat/completions`` over plain HTTP: the shape of answers and streams."""
 
 import pytest
+from radixserve_frontend.app import create_app
 
 from radixserve.ids import Namespace
 from radixserve.sampling.params import SamplingParams
 from tests.frontend.fake_engine import FakeEngine, fails, says
 from tests.frontend.http_calls import MESSAGES, PROMPT, chat, error_of, events_of
-from tests.frontend.http_fixtures import MODEL
+from tests.frontend.http_fixtures import MODEL, calling, config_of
 
 
 async def test_answer_in_one_piece() -> None:
@@ -291,9 +292,6 @@ async def test_error_of_an_answer_in_one_piece_is_a_status() -> None:
 
 
 async def test_request_id_is_kept_if_plain() -> None:
-    from radixserve_frontend.app import create_app
-    from tests.frontend.http_fixtures import calling, config_of
-
     async with calling(create_app(FakeEngine(), config_of())) as client:
         body = {"model": MODEL, "messages": MESSAGES}
         path = "/v1/chat/completions"

@@ -133,7 +133,7 @@ async def test_logprobs(stream: bool) -> None:
     response = await complete(FakeEngine(), max_tokens=3, logprobs=2, stream=stream)
     if stream:
         parts = [chunk["choices"][0]["logprobs"] for chunk in events_of(response)[:-1]]
-        logprobs = {key: sum((part[key] for part in parts), []) for key in parts[0]}
+        logprobs = {key: [entry for part in parts for entry in part[key]] for key in parts[0]}
     else:
         logprobs = response.json()["choices"][0]["logprobs"]
     assert logprobs == {

@@ -1,14 +1,15 @@
-"""JSON that every reader accepts, whatever a string holds; hypothesis looks for one that does not."""
+"""JSON that every reader accepts, whatever a string holds; hypothesis looks for one that fails."""
 
 import json
+from contextlib import suppress
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from radixserve_frontend.json_text import decode_json, encode_json
 
 from radixserve.errors import InvalidRequestError
-from radixserve_frontend.json_text import decode_json, encode_json
 
 # Surrogates included: st.text() leaves them out by default.
 ANY_TEXT = st.text(st.characters(codec=None, exclude_categories=()))
@@ -33,21 +34,20 @@ def test_any_string_survives_on_one_line(text: str) -> None:
 @given(VALUES)
 def test_decoding_gives_the_value_or_refuses_it(value: Any) -> None:
     body = json.dumps(value).encode()
+    meant = json.loads(body)
     try:
-        decoded = decode_json(body)
-    except InvalidRequestError as error:
-        assert "lone surrogate" in error.message
+        json.dumps(meant, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError:
+        with pytest.raises(InvalidRequestError, match="lone surrogate"):
+            decode_json(body)
     else:
-        assert decoded == json.loads(body)
-        json.dumps(decoded, ensure_ascii=False).encode("utf-8")
+        assert decode_json(body) == meant
 
 
 @given(st.binary())
 def test_decoding_bytes_gives_a_value_or_a_refusal(body: bytes) -> None:
-    try:
+    with suppress(InvalidRequestError):
         decode_json(body)
-    except InvalidRequestError as error:
-        assert error.message
 
 
 def test_a_whole_pair_is_text() -> None:

@@ -119,7 +119,6 @@ class Simulation:
             self.cache,
             max_batch_tokens=max_batch_tokens,
             max_running=max_running,
-            eos_token_ids=frozenset({0}),
             enable_prefix_cache=enable_prefix_cache,
             max_overtakes=max_overtakes,
         )
@@ -145,6 +144,7 @@ class Simulation:
                 params=SamplingParams(
                     n=n, seed=seed, max_tokens=max_tokens, stop_token_ids=stop_token_ids
                 ),
+                end_token_ids=[0, *stop_token_ids],
                 namespace=Namespace(namespace),
             )
         )

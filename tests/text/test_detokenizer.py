@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models
@@ -35,6 +35,7 @@ def stream(tokenizer: Tokenizer, ids: list[int], *, skip: bool) -> list[str]:
     return [*(detokenizer.feed(token_id) for token_id in ids), detokenizer.flush()]
 
 
+@settings(deadline=None)
 @given(text=TEXTS, skip=st.booleans())
 def test_streamed_pieces_concatenate_to_the_decoded_text(
     tokenizer: Tokenizer, text: str, skip: bool
@@ -45,6 +46,7 @@ def test_streamed_pieces_concatenate_to_the_decoded_text(
     )
 
 
+@settings(deadline=None)
 @given(data=st.data(), skip=st.booleans())
 def test_any_ids_at_all_stream_as_they_decode(
     tokenizer: Tokenizer, data: st.DataObject, skip: bool
@@ -60,6 +62,7 @@ def test_any_ids_at_all_stream_as_they_decode(
     assert streamed == decoded
 
 
+@settings(deadline=None)
 @given(text=TEXTS.filter(lambda text: "\ufffd" not in text))
 def test_no_piece_of_a_valid_text_holds_half_a_character(tokenizer: Tokenizer, text: str) -> None:
     ids = tokenizer.encode(text, add_special_tokens=False)
@@ -67,6 +70,7 @@ def test_no_piece_of_a_valid_text_holds_half_a_character(tokenizer: Tokenizer, t
         assert not any("\ufffd" in piece for piece in stream(tokenizer, ids, skip=False))
 
 
+@settings(deadline=None)
 @given(data=st.lists(st.binary(min_size=1, max_size=1), max_size=60).map(b"".join))
 def test_at_most_three_bytes_are_held_back(bytewise: Tokenizer, data: bytes) -> None:
     detokenizer = Detokenizer(bytewise.vocabulary, skip_special_tokens=True)

@@ -1,7 +1,7 @@
 """Stop strings: the same as looking at the finished text, whatever the pieces; nothing leaks."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from radixserve.errors import InvalidRequestError
@@ -28,6 +28,7 @@ def cut_text(draw: st.DrawFn) -> list[str]:
     return [text[a:b] for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True)]
 
 
+@settings(deadline=None)
 @given(cut_text(), STOPS, st.booleans())
 def test_is_the_first_match_of_the_whole_text(
     pieces: list[str], stops: list[str], include: bool
@@ -52,6 +53,7 @@ def test_is_the_first_match_of_the_whole_text(
         assert shown == text[: end if include else end - len(string)]
 
 
+@settings(deadline=None)
 @given(LETTERS, STOPS)
 def test_holds_back_exactly_the_longest_beginning_of_a_stop_string(
     text: str, stops: list[str]
@@ -69,6 +71,7 @@ def test_holds_back_exactly_the_longest_beginning_of_a_stop_string(
         assert shown == seen[: len(seen) - longest]
 
 
+@settings(deadline=None)
 @given(cut_text(), STOPS, st.integers(0, 8))
 def test_matches_that_end_in_a_piece_that_is_not_accepted_do_not_count(
     pieces: list[str], stops: list[str], num_refused: int

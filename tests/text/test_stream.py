@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from radixserve.ids import RequestId
@@ -120,6 +120,7 @@ def test_min_tokens_lets_earlier_stop_strings_pass(bytewise: Tokenizer) -> None:
 TEXT = st.text("ab😀", max_size=30)
 
 
+@settings(deadline=None)
 @given(
     text=TEXT,
     stops=st.lists(st.text("ab😀", min_size=1, max_size=4), max_size=4),

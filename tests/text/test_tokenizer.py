@@ -1,13 +1,15 @@
 """Text to ids and back: what transformers does, no more BOS than one, and odd input."""
 
 import json
+import threading
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import transformers
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from radixserve.demo import write_byte_tokenizer
@@ -29,6 +31,7 @@ def both(request: pytest.FixtureRequest) -> tuple[Tokenizer, Any]:
     return request.getfixturevalue(request.param), theirs
 
 
+@settings(deadline=None)
 @given(text=st.text(st.characters(codec="utf-8"), max_size=60))
 def test_encodes_and_decodes_as_transformers(both: tuple[Tokenizer, Any], text: str) -> None:
     ours, theirs = both
@@ -103,6 +106,17 @@ def test_a_million_characters(request: pytest.FixtureRequest, kind: str) -> None
     text = "fox dog " * 125_000
     ids = tokenizer.encode(text, add_special_tokens=False)
     assert tokenizer.decode(ids, skip_special_tokens=False) == text
+
+
+def test_other_threads_run_while_a_long_text_is_encoded(byte_level: Tokenizer) -> None:
+    """Regression: ``encode`` of the library holds the interpreter's lock from start to end."""
+    turns = 0
+    encoding = threading.Thread(target=byte_level.encode, args=("fox dog " * 100_000,))
+    encoding.start()
+    while encoding.is_alive():
+        time.sleep(0)  # offers the lock: a library that takes and keeps it ends the turns
+        turns += 1
+    assert turns > 100
 
 
 def test_a_lone_surrogate_is_refused_with_its_place(bytewise: Tokenizer) -> None:

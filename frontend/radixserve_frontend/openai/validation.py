@@ -12,6 +12,7 @@ from pydantic_core import ErrorDetails
 from radixserve.errors import InvalidRequestError
 
 MAX_SHOWN_CHARS = 60
+MAX_PATH_CHARS = 120
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
@@ -67,7 +68,7 @@ def validate(model: type[ModelT], value: Any) -> ModelT:
 
 
 def _as_request_error(details: ErrorDetails) -> InvalidRequestError:
-    path = format_path(details["loc"])
+    path = _shorten(format_path(details["loc"]), MAX_PATH_CHARS)
     return InvalidRequestError(
         f"{path}: {_sentence(details)}" if path else _sentence(details),
         param=path or None,
@@ -96,8 +97,11 @@ def describe(value: Any) -> str:
 
 def show(value: Any) -> str:
     """``repr`` of a JSON scalar, cut short."""
-    text = repr(value)
-    return text if len(text) <= MAX_SHOWN_CHARS else f"{text[:MAX_SHOWN_CHARS]}…"
+    return _shorten(repr(value), MAX_SHOWN_CHARS)
+
+
+def _shorten(text: str, limit: int) -> str:
+    return text if len(text) <= limit else f"{text[:limit]}…"
 
 
 def _sentence(details: ErrorDetails) -> str:

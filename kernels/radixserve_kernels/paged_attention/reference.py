@@ -1,7 +1,7 @@
-"""The meaning of paged attention, written to be read: the oracle that every backend is tested by.
+"""The meaning of paged attention, written to be read: every backend is tested against it.
 
-For row ``b`` with ``n`` new tokens and ``L`` keys in all (the new ones included), query ``i`` of the
-row stands at position ``L - n + i`` and sees keys ``0 .. L - n + i``:
+A row with ``n`` new tokens has ``L`` keys, the new ones included. Its query ``i`` stands at position
+``L - n + i`` and sees keys ``0 .. L - n + i``:
 
     out[i, h] = softmax_j(scale * q[i, h] . k[j, h // G]) . v[j, h // G]        (G heads a KV head)
 
@@ -25,8 +25,8 @@ def paged_attention_reference(
     """Attend; the new tokens' keys and values must already be in their pages.
 
     ``query``: [T, num_heads, head_dim]; ``keys``, ``values``: [num_pages, page_size, num_kv_heads,
-    head_dim]; ``query_start``: int[B+1]; ``context_lens``: int[B]; ``page_table``: int[B, max_pages],
-    of which only the first ``ceil(context_lens[b] / page_size)`` entries of row ``b`` are read.
+    head_dim]; ``query_start``: int[B+1]; ``context_lens``: int[B]; ``page_table``: int[B,
+    max_pages], of which only the first ``ceil(context_lens[b] / page_size)`` entries of row ``b`` are read.
     Returns float32 (or float64) [T, num_heads, head_dim].
 
     *Cost* of order ``sum(n * L)`` a head, in plain tensor arithmetic.

@@ -1,0 +1,208 @@
+"""TorchAttention against the reference: ragged batches, shared pages, NaN where nobody may look."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from radixserve.attention import torch_backend
+from radixserve.attention.base import AttentionShape
+from radixserve.attention.registry import make_attention
+from radixserve.attention.torch_backend import TorchAttention
+from radixserve.errors import ConfigError
+from tests.attention.ragged import RaggedCase, allocate, make_case, oracle, run_case
+
+PAGE_SIZES = (1, 3, 16, 64)
+GROUPS = (1, 2, 3, 8)
+HEAD_DIMS = (16, 64, 80, 96)
+
+
+def shape_of(group: int, head_dim: int, page_size: int, num_kv_heads: int = 2) -> AttentionShape:
+    return AttentionShape(
+        num_heads=group * num_kv_heads,
+        num_kv_heads=num_kv_heads,
+        head_dim=head_dim,
+        scale=head_dim**-0.5,
+        page_size=page_size,
+    )
+
+
+def mixed_case(
+    shape: AttentionShape, *, seed: int = 0, contiguous: bool = False, spread: float = 1.0
+) -> RaggedCase:
+    """Decodes of many lengths, some behind a long common prefix, and chunks of all kinds."""
+    rows = [(0, 1), (5, 1), (700, 1), (655, 1), (900, 1), (640, 3), (0, 7), (130, 40), (17, 1)]
+    rows += [(33, 2), (1300, 1), (1200, 1)]
+    common = 576 // shape.page_size
+    shared = [0, 0, common, common, common, common, 0, 2, 0, 3, common, 0]
+    rng = np.random.default_rng(seed)
+    tables, num_pages = allocate(rows, shared, shape.page_size, rng, contiguous=contiguous)
+    return make_case(shape, rows, tables, num_pages, seed=seed, spread=spread)
+
+
+def relative_error(out: torch.Tensor, expected: torch.Tensor) -> torch.Tensor:
+    """Of every token and head."""
+    return (out.double() - expected).norm(dim=-1) / expected.norm(dim=-1)
+
+
+@st.composite
+def ragged_cases(draw: st.DrawFn) -> RaggedCase:
+    shape = shape_of(
+        draw(st.sampled_from(GROUPS)),
+        draw(st.sampled_from((16, 40))),
+        draw(st.sampled_from(PAGE_SIZES)),
+        draw(st.sampled_from((1, 2))),
+    )
+    count = st.one_of(st.just(1), st.integers(1, 30))
+    rows = draw(st.lists(st.tuples(st.integers(0, 150), count), min_size=1, max_size=8))
+    shared = draw(st.lists(st.integers(0, 150), min_size=len(rows), max_size=len(rows)))
+    seed = draw(st.integers(0, 2**16))
+    tables, num_pages = allocate(
+        rows,
+        shared,
+        shape.page_size,
+        np.random.default_rng(seed),
+        contiguous=draw(st.booleans()),
+    )
+    return make_case(shape, rows, tables, num_pages, seed=seed)
+
+
+@settings(max_examples=150, deadline=None)
+@given(case=ragged_cases(), scores=st.sampled_from((1, 1 << 21)))
+def test_any_ragged_batch_means_what_the_reference_means(case: RaggedCase, scores: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        # Blocks of the smallest size as well as of the usual one; segments even where short.
+        patch.setattr(torch_backend, "MAX_SCORES", scores)
+        patch.setattr("radixserve.attention.step_plan.MIN_SAVED_KEYS", 8)
+        patch.setattr("radixserve.attention.step_plan.FREE_PADDING_KEYS", 4)
+        assert relative_error(run_case(case), oracle(case)).max() < 3e-6
+
+
+@pytest.mark.parametrize("page_size", PAGE_SIZES)
+@pytest.mark.parametrize("group", GROUPS)
+@pytest.mark.parametrize("contiguous", [False, True])
+def test_long_mixed_batch(page_size: int, group: int, contiguous: bool) -> None:
+    head_dim = HEAD_DIMS[PAGE_SIZES.index(page_size)]
+    case = mixed_case(shape_of(group, head_dim, page_size), contiguous=contiguous)
+    assert relative_error(run_case(case), oracle(case)).max() < 3e-6
+
+
+def torch_error(case: RaggedCase) -> torch.Tensor:
+    """Error of torch's own attention in bfloat16, row by row on gathered keys, against float32."""
+    shape, batch, dtype = case.shape, case.batch, torch.bfloat16
+    keys, values = case.keys.to(dtype), case.values.to(dtype)
+    keys.view(-1, *keys.shape[2:])[batch.slots] = case.key.to(dtype)
+    values.view(-1, *values.shape[2:])[batch.slots] = case.value.to(dtype)
+    out = torch.empty(case.query.shape, dtype=dtype)
+    for row, length in enumerate(batch.context_lens_host):
+        first, last = batch.query_start_host[row : row + 2]
+        pages = batch.page_table[row, : -(-length // shape.page_size)].long()
+        k, v = keys[pages].flatten(0, 1)[:length], values[pages].flatten(0, 1)[:length]
+        visible = torch.ones(last - first, length, dtype=torch.bool)
+        attended = torch.nn.functional.scaled_dot_product_attention(
+            case.query[first:last].to(dtype).transpose(0, 1)[None],
+            k.transpose(0, 1)[None],
+            v.transpose(0, 1)[None],
+            attn_mask=visible.tril(length - (last - first)),
+            scale=shape.scale,
+            enable_gqa=True,
+        )
+        out[first:last] = attended[0].transpose(0, 1)
+    return relative_error(out, oracle(case, dtype))
+
+
+@pytest.mark.parametrize("head_dim", [64, 80])
+@pytest.mark.parametrize("spread", [1.0, 6.0])
+def test_bfloat16_errs_at_most_twice_as_much_as_torch(head_dim: int, spread: float) -> None:
+    """``spread`` makes for peaked weights, where rounded scores would hurt."""
+    case = mixed_case(shape_of(3, head_dim, 16), spread=spread)
+    error, limit = relative_error(run_case(case, torch.bfloat16), oracle(case, torch.bfloat16)), 2.0
+    baseline = torch_error(case)
+    assert error.square().mean().sqrt() <= limit * baseline.square().mean().sqrt()
+    assert error.max() <= limit * baseline.max()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_row_alone_and_in_company(dtype: torch.dtype) -> None:
+    shape = shape_of(2, 64, 16)
+    rows = [(700, 1), (690, 1), (650, 1), (20, 9), (640, 30)]
+    tables, num_pages = allocate(rows, [40, 40, 40, 0, 40], 16, np.random.default_rng(1))
+    together = run_case(make_case(shape, rows, tables, num_pages), dtype)
+    whole = make_case(shape, rows, tables, num_pages)
+    first = 0
+    for row, (start, count) in enumerate(rows):
+        alone = make_case(shape, [(start, count)], [tables[row]], num_pages)
+        tokens = slice(first, first + count)
+        case = RaggedCase(
+            shape,
+            alone.batch,
+            whole.query[tokens],
+            whole.key[tokens],
+            whole.value[tokens],
+            whole.keys,
+            whole.values,
+        )
+        error = relative_error(run_case(case, dtype), together[tokens].double())
+        assert error.max() < (1e-6 if dtype == torch.float32 else 1e-2)
+        first += count
+
+
+def test_one_rows_nan_stays_in_that_row() -> None:
+    shape = shape_of(2, 16, 16)
+    rows = [(30, 1), (25, 1), (31, 1), (10, 5), (12, 4)]
+    tables, num_pages = allocate(rows, [0] * 5, 16, np.random.default_rng(2))
+    case = make_case(shape, rows, tables, num_pages)
+    case.key[1] = torch.nan
+    case.value[3:8] = torch.inf
+    out = run_case(case)
+    assert out[1].isnan().all()
+    assert out[[0, 2, 8, 9, 10, 11]].isfinite().all()
+
+
+def test_stale_scratch_is_never_read() -> None:
+    shape = shape_of(3, 16, 16)
+    attention = TorchAttention(shape)
+    poisoned = mixed_case(shape, seed=1)
+    poisoned.query.fill_(torch.nan)
+    assert run_case(poisoned, attention=attention).isnan().all()
+    case = mixed_case(shape, seed=2)
+    error = relative_error(run_case(case, attention=attention), oracle(case))
+    assert error.max() < 3e-6
+
+
+def test_only_the_slots_of_the_batch_are_written() -> None:
+    shape = shape_of(1, 16, 3)
+    case = mixed_case(shape)
+    attention = TorchAttention(shape)
+    keys, values = torch.zeros_like(case.keys), torch.zeros_like(case.values)
+    keys_before = keys.clone()
+    plan = attention.plan(case.batch)
+    attention.forward(case.query, case.key, case.value, keys, values, case.batch, plan)
+    flat = keys_before.view(-1, *keys.shape[2:])
+    flat[case.batch.slots] = case.key
+    assert torch.equal(keys, keys_before)
+
+
+def test_plan_serves_every_layer() -> None:
+    shape = shape_of(2, 16, 16)
+    case, attention = mixed_case(shape), TorchAttention(shape)
+    plan = attention.plan(case.batch)
+
+    def layer() -> Any:
+        keys, values = case.keys.clone(), case.values.clone()
+        return attention.forward(case.query, case.key, case.value, keys, values, case.batch, plan)
+
+    assert torch.equal(layer(), layer())
+
+
+def test_registry_names_what_there_is() -> None:
+    shape = shape_of(2, 16, 16)
+    assert isinstance(make_attention("auto", "cpu", shape), TorchAttention)
+    assert isinstance(make_attention("torch", "cpu", shape), TorchAttention)
+    with pytest.raises(ConfigError, match=r"'triton' does not run on device 'cpu'"):
+        make_attention("triton", "cpu", shape)
+    with pytest.raises(ConfigError, match="3 query heads cannot share 2"):
+        make_attention("auto", "cpu", AttentionShape(3, 2, 16, 1.0, 16))

@@ -1,0 +1,41 @@
+"""One tiny checkpoint and one demo model for all tests of the engine."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from radixserve.demo import write_byte_tokenizer
+from radixserve.demo.model import write_demo_model
+from tests.support.checkpoints import make_checkpoint
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """The matrices are tiny: more threads only wait for each other."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def tiny_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Llama 3 whose answers are varied and whose best logits lie far apart (``reference.py``)."""
+    directory = tmp_path_factory.mktemp("engine") / "llama3"
+    return make_checkpoint("llama3_rope", directory, seed=4, add_tokenizer=write_byte_tokenizer)
+
+
+@pytest.fixture(scope="session")
+def loose_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with flat logits, for sampling: every token is in reach of the noise."""
+    directory = tmp_path_factory.mktemp("engine") / "loose"
+    return make_checkpoint(
+        "llama3_rope", directory, seed=4, logits_std=2.0, add_tokenizer=write_byte_tokenizer
+    )
+
+
+@pytest.fixture(scope="session")
+def demo_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo model, which answers in printable ASCII, made here and not in the user's cache."""
+    directory = tmp_path_factory.mktemp("engine") / "demo"
+    directory.mkdir()
+    write_demo_model(directory)
+    return directory

@@ -1,0 +1,129 @@
+"""``/metrics``, ``/health``, ``/v1/models``, ``/``, and the access log."""
+
+import logging
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from radixserve_frontend.app import create_app
+from starlette.applications import Starlette
+
+from tests.frontend.fake_engine import FakeEngine
+from tests.frontend.http_calls import CHAT, MESSAGES
+from tests.frontend.http_fixtures import MODEL, calling, config_of
+
+
+async def scrape(app: Starlette) -> dict[str, float]:
+    """Every sample by its name and labels."""
+    async with calling(app) as client:
+        response = await client.get("/metrics")
+    assert response.status_code == 200
+    assert response.headers["content-type"].startswith("text/plain; version=")
+    return {
+        sample.name
+        + (
+            "{" + ",".join(map("=".join, sorted(sample.labels.items()))) + "}"
+            if sample.labels
+            else ""
+        ): (sample.value)
+        for family in text_string_to_metric_families(response.text)
+        for sample in family.samples
+    }
+
+
+async def test_metrics() -> None:
+    app = create_app(FakeEngine(), config_of())
+    async with calling(app) as client:
+        body = {"model": MODEL, "messages": MESSAGES, "max_tokens": 4}
+        await client.post(CHAT, json=body)
+        await client.post(CHAT, json={**body, "stream": True, "n": 2})
+        await client.post(CHAT, json={**body, "temperature": -1})
+        await client.get("/no/such/path")
+    samples = await scrape(app)
+    chat = "endpoint=/v1/chat/completions"
+    assert samples[f"radixserve_requests_total{{{chat},status=200}}"] == 2
+    assert samples[f"radixserve_requests_total{{{chat},status=400}}"] == 1
+    assert samples["radixserve_requests_total{endpoint=other,status=404}"] == 1
+    assert samples["radixserve_time_to_first_token_seconds_count"] == 2
+    # One per choice.
+    assert samples["radixserve_time_per_output_token_seconds_count"] == 3
+    assert samples["radixserve_request_duration_seconds_count"] == 2
+    assert samples["radixserve_prompt_tokens_total"] == 100
+    assert samples["radixserve_cached_tokens_total"] == 25
+    assert samples["radixserve_generated_tokens_total"] == 50
+    assert samples["radixserve_prefix_hit_rate"] == 0.25
+    assert samples["radixserve_pages{state=free}"] == 1000
+    assert samples["radixserve_pages{state=cached}"] == 20
+    assert samples["radixserve_pages{state=in_use}"] == 4
+    assert samples["radixserve_requests_running"] == 0
+    assert samples["radixserve_requests_waiting"] == 0
+    assert samples["radixserve_preemptions_total"] == 0
+    assert samples["radixserve_engine_up"] == 1
+
+
+async def test_two_apps_do_not_share_metrics() -> None:
+    first, second = (create_app(FakeEngine(), config_of()) for _ in range(2))
+    async with calling(first) as client:
+        await client.get("/")
+    assert "radixserve_requests_total{endpoint=/,status=200}" in await scrape(first)
+    assert "radixserve_requests_total{endpoint=/,status=200}" not in await scrape(second)
+
+
+async def test_health_follows_the_engine() -> None:
+    engine = FakeEngine()
+    async with calling(create_app(engine, config_of())) as client:
+        healthy = await client.get("/health")
+        assert (healthy.status_code, healthy.json()) == (200, {"status": "ok"})
+        engine.is_alive = False
+        assert (await client.get("/health")).status_code == 503
+
+
+async def test_models_have_every_name_and_the_context_length() -> None:
+    config = config_of(served_model_name="good-name", model="/models/some dir")
+    async with calling(create_app(FakeEngine(), config)) as client:
+        models = (await client.get("/v1/models")).json()
+        by_path = await client.get("/v1/models//models/some dir")
+        by_name = (await client.get("/v1/models/good-name")).json()
+        for name in ("good-name", "/models/some dir"):
+            answer = await client.post(CHAT, json={"model": name, "messages": MESSAGES})
+            assert answer.json()["model"] == name
+    assert [model["id"] for model in models["data"]] == ["good-name", "/models/some dir"]
+    assert by_path.status_code == 200
+    assert by_name.pop("created") > 0
+    assert by_name == {
+        "id": "good-name",
+        "object": "model",
+        "owned_by": "radixserve",
+        "root": "/models/some dir",
+        "max_model_len": 4096,
+        "context_length": 4096,
+    }
+
+
+async def test_index_lists_the_endpoints() -> None:
+    async with calling(create_app(FakeEngine(), config_of())) as client:
+        index = (await client.get("/")).json()
+    assert index["endpoints"]["chat"] == "POST /v1/chat/completions"
+
+
+async def test_access_log_has_figures_and_no_text(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, logger="radixserve_frontend")
+    secret = [{"role": "user", "content": "my secret"}]
+    async with calling(create_app(FakeEngine(), config_of())) as client:
+        response = await client.post(
+            CHAT, json={"model": MODEL, "messages": secret, "max_tokens": 4}
+        )
+        await client.get("/evil%0aline" + "x" * 1000)
+    first, second = caplog.messages
+    for part in (
+        response.headers["x-request-id"],
+        "POST /v1/chat/completions 200 outcome=ok stream=no",
+        "prompt_tokens=27 cached_tokens=16 generated_tokens=4 ttft_s=0.",
+        "duration_s=0.",
+        "finish=length",
+    ):
+        assert part in first
+    assert "404 outcome=error" in second
+    assert r"/evil\nline" in second
+    assert len(second) < 500
+    assert "secret" not in caplog.text
+    assert "abcd" not in caplog.text

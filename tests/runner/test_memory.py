@@ -1,0 +1,141 @@
+"""Available memory from made-up /proc and /sys trees, and the number of pages made of it."""
+
+from pathlib import Path
+
+import pytest
+
+from radixserve import memory
+from radixserve.config import EngineConfig
+from radixserve.errors import ConfigError
+from radixserve.memory import available_bytes, pages_for
+
+GIB = 1 << 30
+
+
+def write(root: Path, files: dict[str, object]) -> Path:
+    for name, content in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"{content}\n")
+    return root
+
+
+def meminfo(gib: float) -> str:
+    return f"MemTotal:  99999999 kB\nMemFree:  5 kB\nMemAvailable:  {int(gib * (1 << 20))} kB"
+
+
+def test_the_machine_alone(tmp_path: Path) -> None:
+    assert available_bytes(write(tmp_path, {"proc/meminfo": meminfo(3)})) == 3 * GIB
+
+
+def test_cgroup_v2_is_searched_upwards_and_cache_is_reclaimable(tmp_path: Path) -> None:
+    root = write(
+        tmp_path,
+        {
+            "proc/meminfo": meminfo(64),
+            "proc/self/cgroup": "0::/slice/service",
+            "sys/fs/cgroup/slice/service/memory.max": "max",
+            "sys/fs/cgroup/slice/service/memory.current": GIB,
+            "sys/fs/cgroup/slice/service/memory.stat": "inactive_file 1",
+            "sys/fs/cgroup/slice/memory.max": 8 * GIB,
+            "sys/fs/cgroup/slice/memory.current": 5 * GIB,
+            "sys/fs/cgroup/slice/memory.stat": f"anon 7\ninactive_file {2 * GIB}",
+        },
+    )
+    assert available_bytes(root) == 5 * GIB
+
+
+def test_a_containers_own_group_is_the_mount_point(tmp_path: Path) -> None:
+    """The path of a group outside the container's view leads nowhere; its limit counts anyway."""
+    root = write(
+        tmp_path,
+        {
+            "proc/meminfo": meminfo(64),
+            "proc/self/cgroup": "0::/docker/abc",
+            "sys/fs/cgroup/memory.max": 4 * GIB,
+            "sys/fs/cgroup/memory.current": GIB,
+            "sys/fs/cgroup/memory.stat": "anon 7",
+        },
+    )
+    assert available_bytes(root) == 3 * GIB
+
+
+def test_cgroup_v1(tmp_path: Path) -> None:
+    group = "sys/fs/cgroup/memory/docker/abc"
+    root = write(
+        tmp_path,
+        {
+            "proc/meminfo": meminfo(64),
+            "proc/self/cgroup": "5:cpu,cpuacct:/docker/abc\n4:memory:/docker/abc\n",
+            f"{group}/memory.limit_in_bytes": 2 * GIB,
+            f"{group}/memory.usage_in_bytes": 3 * GIB,
+            f"{group}/memory.stat": "cache 1\ntotal_inactive_file 0",
+        },
+    )
+    assert available_bytes(root) == 0, "over the limit is nothing left, not less than nothing"
+
+
+@pytest.mark.parametrize("content", ["MemTotal: 5 kB", "MemAvailable: many kB", "MemAvailable:"])
+def test_an_unusable_meminfo_falls_back(
+    tmp_path: Path, content: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = {"SC_PAGE_SIZE": 4096, "SC_AVPHYS_PAGES": 100, "SC_PHYS_PAGES": 1000}
+    monkeypatch.setattr(memory.os, "sysconf", values.__getitem__)
+    monkeypatch.setattr(memory.os, "sysconf_names", values)
+    assert available_bytes(write(tmp_path, {"proc/meminfo": content})) == 4096 * 100
+
+
+def test_without_proc_or_free_pages_half_of_the_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 1000}
+    monkeypatch.setattr(memory.os, "sysconf", values.__getitem__)
+    monkeypatch.setattr(memory.os, "sysconf_names", values)
+    assert available_bytes(tmp_path) == 4096 * 500
+
+
+def test_unreadable_limits_are_no_limits(tmp_path: Path) -> None:
+    root = write(
+        tmp_path,
+        {
+            "proc/meminfo": meminfo(2),
+            "proc/self/cgroup": "0::/a",
+            "sys/fs/cgroup/a/memory.max": "plenty",
+            "sys/fs/cgroup/a/memory.current": 1,
+            "sys/fs/cgroup/a/memory.stat": "",
+        },
+    )
+    assert available_bytes(root) == 2 * GIB
+
+
+def test_this_machine_has_some() -> None:
+    assert available_bytes() > 1 << 20
+
+
+def test_explicit_pages_are_taken_as_they_are() -> None:
+    config = EngineConfig(num_pages=7, kv_cache_gib=1.0)
+    assert pages_for(config, page_bytes=10**9, max_model_len=10**6, available=0) == 7
+
+
+def test_explicit_bytes_are_all_used() -> None:
+    config = EngineConfig(kv_cache_gib=2.0)
+    assert pages_for(config, page_bytes=1 << 20, max_model_len=160, available=0) == 2048
+
+
+def test_the_default_is_a_share_of_what_is_available() -> None:
+    pages = pages_for(EngineConfig(), page_bytes=1 << 20, max_model_len=1600, available=10 * GIB)
+    assert pages == int(0.4 * 10 * 1024)
+
+
+def test_the_default_is_bounded_by_what_is_useful() -> None:
+    pages = pages_for(EngineConfig(), page_bytes=1, max_model_len=1600, available=10 * GIB)
+    assert pages == 256 * 101
+    config = EngineConfig(max_running=1000)
+    assert pages_for(config, page_bytes=1, max_model_len=1600, available=10 * GIB) == 1000 * 101
+
+
+@pytest.mark.parametrize("kv_cache_gib", [None, 0.001])
+def test_a_pool_smaller_than_one_context_is_refused(kv_cache_gib: float | None) -> None:
+    config = EngineConfig(kv_cache_gib=kv_cache_gib)
+    with pytest.raises(ConfigError, match=r"holds \d+ pages .* max_model_len \(8000\).*needs 501"):
+        pages_for(config, page_bytes=1 << 20, max_model_len=8000, available=10 << 20)

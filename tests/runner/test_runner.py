@@ -1,0 +1,222 @@
+"""The runner on a tiny random checkpoint: plans in, the tokens that transformers would choose out."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import torch
+
+from radixserve.cache.lease import Lease
+from radixserve.cache.prefix_cache import PageCopy
+from radixserve.config import EngineConfig
+from radixserve.errors import ConfigError
+from radixserve.ids import DEFAULT_NAMESPACE, PageArray, PageId, RequestId
+from radixserve.model.config import ModelConfig
+from radixserve.request import Request
+from radixserve.runner import make
+from radixserve.runner.make import make_runner, resolve_dtype
+from radixserve.runner.runner import ModelRunner
+from radixserve.sampling.noise import choice_seed
+from radixserve.sampling.params import SamplingDefaults, SamplingParams
+from radixserve.scheduler.plan import PlannedRow, StepPlan
+from tests.support.checkpoints import load_reference, make_checkpoint
+
+PAGE_SIZE = 4
+
+
+@dataclass
+class Pages:
+    """All that the runner reads of a lease."""
+
+    page_table: PageArray
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_checkpoint("qwen3", tmp_path_factory.mktemp("runner") / "qwen3")
+
+
+def runner_of(checkpoint: Path, **settings: Any) -> ModelRunner:
+    config = EngineConfig(
+        model=str(checkpoint),
+        **{"dtype": "float32", "page_size": PAGE_SIZE, "num_pages": 200, **settings},
+    )
+    return make_runner(config, checkpoint, ModelConfig.from_dir(checkpoint), progress=False)
+
+
+@pytest.fixture(scope="module")
+def runner(checkpoint: Path) -> ModelRunner:
+    return runner_of(checkpoint)
+
+
+def request_of(
+    prompt: list[int], pages: list[int], *, index: int = 0, seed: int = 0, **params: Any
+) -> Request:
+    resolved = SamplingParams(**params).resolve(SamplingDefaults(), max_tokens=100, seed=seed)
+    request = Request(
+        RequestId("r"),
+        np.array(prompt, dtype=np.int32),
+        resolved,
+        namespace=DEFAULT_NAMESPACE,
+        stop_token_ids=frozenset({257}),
+        arrival=0,
+        index=index,
+    )
+    request.lease = cast(Lease, Pages(np.array(pages, dtype=np.int32)))
+    return request
+
+
+def run(runner: ModelRunner, *rows: tuple[Request, int], copies: tuple[PageCopy, ...] = ()) -> None:
+    """One step in which each request runs at most so many of its tokens, then progress is noted."""
+    planned = []
+    for request, count in rows:
+        start = request.num_computed_tokens
+        count = min(count, request.num_tokens - start)
+        planned.append(PlannedRow(request, start, count, int(start + count == request.num_tokens)))
+    result = runner.run(StepPlan(tuple(planned), copies))
+    for row, sampled in zip(planned, result.sampled, strict=True):
+        assert len(sampled) == row.num_samples
+        row.request.num_computed_tokens += row.num_scheduled_tokens
+        for token in sampled:
+            assert token is not None
+            row.request.append(token.token_id)
+
+
+def prompts() -> list[list[int]]:
+    rng = np.random.default_rng(0)
+    return [rng.integers(0, 256, length).tolist() for length in (1, 3, 4, 5, 17, 40)]
+
+
+def test_greedy_tokens_are_transformers(runner: ModelRunner, checkpoint: Path) -> None:
+    """Chunks of 7 and decodes mixed, pages scattered, all requests together."""
+    pages = np.random.default_rng(1).permutation(200).tolist()
+    requests = [
+        request_of(prompt, [pages.pop() for _ in range(20)], temperature=0.0)
+        for prompt in prompts()
+    ]
+    for _ in range(24):
+        run(runner, *((request, 7) for request in requests))
+    reference = load_reference(checkpoint)
+    for request in requests:
+        ids = torch.from_numpy(request.token_ids.astype(np.int64))[None]
+        with torch.no_grad():
+            logits = reference(ids).logits[0, request.num_prompt_tokens - 1 : -1]
+        best = logits.topk(2).values
+        assert (best[:, 0] - best[:, 1]).min() > 1e-3, "choose another seed: this tests rounding"
+        assert request.output_ids.tolist() == logits.argmax(dim=-1).tolist()
+        assert request.num_output_tokens >= 18
+
+
+def test_a_copied_page_serves_as_the_original(runner: ModelRunner) -> None:
+    prompt = prompts()[-1][:10]
+    first = request_of(prompt, [0, 1, 2, 3], temperature=0.0)
+    run(runner, (first, 10))
+    again = request_of(prompt, [0, 1, 9, 8], temperature=0.0)
+    again.num_computed_tokens = 9
+    run(runner, (again, 1), copies=(PageCopy(PageId(2), PageId(9)),))
+    assert again.output_ids.tolist() == first.output_ids.tolist()
+
+
+def test_forks_draw_as_their_choices_would_alone(runner: ModelRunner) -> None:
+    prompt = prompts()[-2]
+    request = request_of(prompt, list(range(10)), seed=5, temperature=1.5, n=4)
+    plan = StepPlan((PlannedRow(request, 0, len(prompt), 4),), ())
+    (forked,) = runner.run(plan).sampled
+    alone = []
+    for index in range(4):
+        choice = request_of(prompt, list(range(10)), index=index, seed=5, temperature=1.5)
+        alone += runner.run(StepPlan((PlannedRow(choice, 0, len(prompt), 1),), ())).sampled[0]
+    assert list(forked) == alone
+    seeded = request_of(prompt, list(range(10)), seed=choice_seed(5, 2), temperature=1.5)
+    (own,) = runner.run(StepPlan((PlannedRow(seeded, 0, len(prompt), 1),), ())).sampled[0]
+    assert own == forked[2]
+
+
+def test_noise_follows_the_position(runner: ModelRunner) -> None:
+    """Preempted and resumed, a request draws the tokens that it would have drawn anyway."""
+    request = request_of(prompts()[2], list(range(10)), seed=3, temperature=1.5)
+    for _ in range(12):
+        run(runner, (request, 100))
+    resumed = request_of(prompts()[2], list(range(20, 30)), seed=3, temperature=1.5)
+    for token in request.output_ids[:6].tolist():
+        resumed.append(token)
+    for _ in range(6):
+        run(runner, (resumed, 100))
+    assert resumed.token_ids.tolist() == request.token_ids.tolist()
+
+
+def test_rows_inside_a_prompt_give_no_token(runner: ModelRunner) -> None:
+    inside = request_of(prompts()[-1], list(range(12)), temperature=0.0)
+    assert runner.run(StepPlan((PlannedRow(inside, 0, 8, 0),), ())).sampled == ((),)
+
+
+def test_stop_tokens_wait_for_min_tokens(runner: ModelRunner) -> None:
+    bias = {257: 100.0}
+    request = request_of(
+        prompts()[1], list(range(10)), temperature=0.0, min_tokens=3, logit_bias=bias
+    )
+    for _ in range(4):
+        run(runner, (request, 100))
+    assert request.output_ids.tolist().count(257) == 1
+    assert request.output_ids[3] == 257
+
+
+def test_a_context_over_stale_nan_pages_is_unharmed(runner: ModelRunner) -> None:
+    request = request_of(prompts()[3], [50, 51, 52], temperature=0.0)
+    run(runner, (request, 100))
+    for keys, values in runner._kv.layers:
+        keys[60:63] = torch.nan
+        values[60:63] = torch.nan
+    again = request_of(prompts()[3], [60, 61, 62], temperature=0.0)
+    run(runner, (again, 2))
+    run(runner, (again, 100))
+    assert again.output_ids.tolist() == request.output_ids.tolist()
+
+
+def test_info_says_what_was_made(runner: ModelRunner) -> None:
+    info = runner.info
+    assert (info.device, info.dtype, info.attention) == ("cpu", "float32", "torch")
+    assert (info.num_pages, info.page_size, info.vocab_size) == (200, PAGE_SIZE, 320)
+    assert info.kv_cache_bytes == 200 * 3 * 2 * PAGE_SIZE * 2 * 32 * 4
+    assert info.max_model_len == 4096
+
+
+def test_bfloat16_runs_and_threads_are_set(checkpoint: Path) -> None:
+    threads = torch.get_num_threads()
+    try:
+        runner = runner_of(
+            checkpoint,
+            dtype="bfloat16",
+            num_threads=1,
+            kv_cache_gib=0.01,
+            num_pages=None,
+            max_model_len=100,
+        )
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(threads)
+    request = request_of(prompts()[-1], list(range(12)), temperature=0.0)
+    run(runner, (request, 100))
+    assert request.num_output_tokens == 1
+    assert runner.info.num_pages == int(0.01 * 2**30) // (3 * 2 * PAGE_SIZE * 2 * 32 * 2)
+
+
+def test_a_cache_below_one_context_is_refused(checkpoint: Path) -> None:
+    with pytest.raises(ConfigError, match=r"max_model_len \(4096\) tokens needs 1025"):
+        runner_of(checkpoint, num_pages=None, kv_cache_gib=0.0001)
+
+
+@pytest.mark.parametrize("has_hardware", [True, False])
+def test_dtype(has_hardware: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(make, "multiplies_bfloat16", lambda: has_hardware)
+    assert resolve_dtype("auto") == (torch.bfloat16 if has_hardware else torch.float32)
+    assert resolve_dtype("float32") == torch.float32
+    assert resolve_dtype("bfloat16") == torch.bfloat16
+
+
+@pytest.mark.parametrize("machine", ["x86_64", "aarch64", "riscv64"])
+def test_any_processor_can_be_asked(machine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(make.platform, "machine", lambda: machine)
+    assert make.multiplies_bfloat16() in (True, False)

@@ -1,0 +1,65 @@
+"""Rows to sample, and the plainest sampler that means the same."""
+
+import math
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from radixserve.sampling.noise import uniform
+from radixserve.sampling.params import SamplingDefaults, SamplingParams
+from radixserve.sampling.row import SampleRow
+
+
+def make_row(
+    logits_row: int = 0,
+    *,
+    seed: int = 0,
+    position: int = 0,
+    prompt: Sequence[int] = (),
+    output: Sequence[int] = (),
+    banned: Collection[int] = (),
+    **params: Any,
+) -> SampleRow:
+    resolved = SamplingParams(**params).resolve(SamplingDefaults(), max_tokens=100, seed=seed)
+    return SampleRow(
+        logits_row=logits_row,
+        params=resolved,
+        seed=seed,
+        position=position,
+        prompt_ids=np.array(prompt, dtype=np.int32),
+        output_ids=np.array(output, dtype=np.int32),
+        banned_ids=banned,
+    )
+
+
+def kept_tokens(logits: torch.Tensor, params: SamplingParams) -> list[tuple[int, float]]:
+    """(token, weight) of what temperature, top-k, top-p and min-p leave, best first. By the book."""
+    assert params.temperature
+    assert params.top_k is not None
+    assert params.top_p is not None
+    assert params.min_p is not None
+    scaled = (logits.float() - logits.float().max()) / params.temperature
+    ranked = sorted(enumerate(scaled.tolist()), key=lambda pair: (-pair[1], pair[0]))
+    if params.top_k:
+        ranked = ranked[: params.top_k]
+    weights = [(token, math.exp(value)) for token, value in ranked]
+    total = math.fsum(weight for _, weight in weights)
+    kept, before = [], 0.0
+    for token, weight in weights:
+        within = before < params.top_p * total or params.top_p == 1.0
+        if not kept or (within and weight >= params.min_p):
+            kept.append((token, weight))
+        before += weight
+    return kept
+
+
+def draw(kept: list[tuple[int, float]], row: SampleRow) -> int:
+    """Inverse CDF over ``kept``, in its order."""
+    target = uniform(row.seed, row.position) * math.fsum(weight for _, weight in kept)
+    for token, weight in kept:
+        target -= weight
+        if target < 0:
+            return token
+    return kept[-1][0]
