@@ -3,7 +3,7 @@
 Both load the same checkpoint in bfloat16 and run the same prompts, greedily, alternating, each from
 an empty cache; both share prefixes within a run. The first round of each warms up and is not counted.
 
-    python bench/peers.py [--rounds 5]
+    python -m bench.peers [--rounds 5]
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """What the radix tree costs: matching a long prompt, and working in trees of up to a million nodes.
 
-    python bench/radix_tree.py                  everything (a few minutes, about 2 GB)
+    python bench/radix_tree.py                  everything (about a minute, 1 GB)
     python bench/radix_tree.py --sizes 1000 10000 --rounds 20
 
 1. A prompt of 100,000 tokens, cached in 1, 10 and 50 nodes, is matched. Limit: 2 ms.
@@ -211,16 +211,19 @@ def measure_trees(sizes: list[int], rounds: int, ops: int) -> dict[str, dict[str
         for size in sizes:
             measure_round(caches[size], size // GROUP_NODES, ops, round_index, timings[size])
     medians: dict[str, dict[str, float]] = {}
-    print(f"{'nodes':>9}  {'match':>16}  {'insert':>16}  {'evict':>16}   µs, and times the first")
+    print("µs an operation: median of the rounds (10th to 90th percentile), and times the first")
     for size in sizes:
-        row = {
-            name: statistics.median(getattr(timings[size], name)) * 1e6
-            for name in ("match", "insert", "evict")
-        }
-        medians[str(size)] = row
+        row = medians[str(size)] = {}
         first = medians[str(sizes[0])]
-        cells = "  ".join(f"{row[name]:8.2f} ({row[name] / first[name]:4.2f}x)" for name in row)
-        print(f"{size:>9,}  {cells}")
+        cells = []
+        for name in ("match", "insert", "evict"):
+            times = [1e6 * seconds for seconds in getattr(timings[size], name)]
+            row[name] = statistics.median(times)
+            low, *_, high = statistics.quantiles(times, n=10)
+            cells.append(
+                f"{name} {row[name]:6.2f} ({low:.1f} to {high:.1f}) {row[name] / first[name]:4.2f}x"
+            )
+        print(f"{size:>9,} nodes: {'   '.join(cells)}")
     return medians
 
 

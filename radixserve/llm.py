@@ -13,6 +13,7 @@ lives as long as the ``LLM``: prompts of a later call find the prefixes of earli
 import gc
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral
 from typing import Any, Self, cast
 
 from tqdm import tqdm
@@ -168,10 +169,10 @@ class LLM:
     ) -> Any:
         """Answer a conversation, a list of ``{"role": ..., "content": ...}``, through the chat
         template: one ``RequestOutput``. Given a list of conversations: a list of them."""
-        if not messages:
-            raise InvalidRequestError("messages is empty; give at least one", param="messages")
-        is_single = isinstance(messages[0], Mapping)
+        is_single = not messages or isinstance(messages[0], Mapping)
         conversations = cast(Sequence[Sequence[Message]], [messages] if is_single else messages)
+        if not all(conversations):
+            raise InvalidRequestError("messages is empty; give at least one", param="messages")
         prompts = [self.tokenizer.encode_chat(conversation) for conversation in conversations]
         outputs = self.generate(prompts, params, namespace=namespace, progress=progress)
         return outputs[0] if is_single else outputs
@@ -259,6 +260,6 @@ def _as_prompts(prompts: Prompt | Iterable[Prompt]) -> list[Prompt]:
     if isinstance(prompts, str):
         return [prompts]
     listed = list(prompts)
-    if listed and all(isinstance(entry, int) for entry in listed):
+    if listed and all(isinstance(entry, Integral) for entry in listed):
         return [cast(list[int], listed)]
     return cast(list[Prompt], listed)

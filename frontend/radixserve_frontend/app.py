@@ -78,8 +78,11 @@ def _route(path: str, handler: Handler, *, method: str = "GET") -> Route:
 
 
 async def _answer_error(request: Request, error: Exception) -> Response:
-    record_of(request.scope).outcome = "error"
-    return error_answer(error).response()
+    record = record_of(request.scope)
+    answer = error_answer(error)
+    record.outcome = "error"
+    record.error_code = answer.code
+    return answer.response()
 
 
 async def _answer_http_exception(request: Request, error: Exception) -> Response:

@@ -15,8 +15,7 @@ def banner(info: EngineInfo, config: ServerConfig, url: str, warning: str | None
     """A few lines for a person. ``warning``, if any, comes last, where it is seen."""
     num_tokens = info.num_pages * info.page_size
     pool = f"{info.num_pages:,} pages of {info.page_size} = {num_tokens:,} tokens"
-    if info.kv_cache_bytes is not None:
-        pool += f" ({info.kv_cache_bytes / 2**30:.2f} GiB)"
+    pool += f" ({info.kv_cache_bytes / 2**30:.2f} GiB)"
     rows = (
         ("model", f"{config.model_names[0]} ({info.architecture}, {_count(info.num_parameters)})"),
         ("runs on", f"{info.device}, {info.dtype}, {info.attention} attention"),

@@ -6,16 +6,18 @@ thread of its own. Abandoning the iterator (closing the generator) aborts the an
 """
 
 import json
+import queue
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import anyio
 import anyio.from_thread
 import httpx
 
-from radixserve.engine.interface import Engine
+from radixserve.engine.interface import Engine, TextDelta
 from radixserve.errors import ConfigError, RadixServeError
 from radixserve.sampling.params import SamplingParams
 from radixserve_frontend.config import ChatConfig, engine_config
@@ -96,11 +98,15 @@ class EngineSource:
         """See ``ChatSource.answer``."""
         watch = Stopwatch()
         prompt_ids = self._engine.tokenizer.encode_chat(messages)
-        stream = self._portal.call(self._submit, prompt_ids)
-        deltas = aiter(stream)
         num_generated = num_cached = 0
+        deltas: queue.SimpleQueue[TextDelta | Exception | None] = queue.SimpleQueue()
+        # Made first: a Ctrl-C that comes while the task is being started must end it all the same.
+        scope = self._portal.call(anyio.CancelScope)
         try:
-            while (delta := self._portal.call(anext, deltas, None)) is not None:
+            self._portal.start_task_soon(self._pump, prompt_ids, deltas, scope)
+            while (delta := deltas.get()) is not None:
+                if isinstance(delta, Exception):
+                    raise delta
                 if delta.token_ids:
                     watch.note_token()
                 num_generated += len(delta.token_ids)
@@ -110,11 +116,29 @@ class EngineSource:
                 if delta.text:
                     yield delta.text
         finally:
-            self._portal.call(stream.aclose)
+            self._portal.call(scope.cancel)
         yield watch.figures(len(prompt_ids), num_cached, num_generated)
 
-    async def _submit(self, prompt_ids: Sequence[int]) -> Any:
-        return await self._engine.submit(prompt_ids, self._params)
+    async def _pump(
+        self,
+        prompt_ids: Sequence[int],
+        deltas: "queue.SimpleQueue[TextDelta | Exception | None]",
+        scope: anyio.CancelScope,
+    ) -> None:
+        """On the engine's loop: one request from its beginning to its end, whoever ends it."""
+        with scope:
+            try:
+                stream = await self._engine.submit(prompt_ids, self._params)
+                try:
+                    async for delta in stream:
+                        deltas.put(delta)
+                finally:
+                    with anyio.CancelScope(shield=True):
+                        await stream.aclose()
+            except Exception as error:
+                deltas.put(error)
+            finally:
+                deltas.put(None)
 
 
 class HttpSource:
@@ -201,7 +225,10 @@ def _open_http(config: ChatConfig, url: str) -> Iterator[HttpSource]:
 
 
 def _events(chunks: Iterator[bytes]) -> Iterator[dict[str, Any]]:
-    """The JSON objects of a stream of server-sent events, up to its end marker."""
+    """The JSON objects of a stream of server-sent events, up to its end marker.
+
+    *Raises* ``AnswerError`` if the stream ends without one.
+    """
     # Not response.iter_lines(), which also cuts at characters that JSON may hold raw.
     buffer = b""
     for chunk in chunks:
@@ -212,6 +239,7 @@ def _events(chunks: Iterator[bytes]) -> Iterator[dict[str, Any]]:
                 return
             if line.startswith(b"data:"):
                 yield json.loads(data)
+    raise AnswerError("the server ended the stream before the end of the answer")
 
 
 def _error_message(body: bytes, status: int) -> str:

@@ -103,7 +103,3 @@ def _chat(config: ChatConfig) -> int:
     from radixserve_frontend.terminal import run_terminal  # noqa: PLC0415  # rich, httpx, torch
 
     return run_terminal(config)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

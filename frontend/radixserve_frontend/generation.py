@@ -9,6 +9,7 @@ cancelled, because pages depend on it. Knows neither HTTP nor OpenAI.
 """
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ from radixserve.ids import Namespace
 from radixserve.sampling.params import SamplingParams
 from radixserve_frontend.openai.errors import GenerationError
 from radixserve_frontend.record import RequestRecord
+
+logger = logging.getLogger(__name__)
 
 # Deltas between the pumps and the reader of a request with several prompts. The streams behind
 # buffer as well; this only has to be more than one.
@@ -133,7 +136,8 @@ async def _close_all(streams: Sequence[TextStream]) -> None:
         )
     for result in results:
         if isinstance(result, BaseException):
-            raise result
+            # An engine that is gone has nothing to abort; an answer that is complete stays so.
+            logger.warning("closing a request failed: %r", result)
 
 
 @dataclass(frozen=True, slots=True)

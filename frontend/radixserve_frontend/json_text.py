@@ -7,6 +7,7 @@ invalid UTF-8, lone surrogates). Knows nothing of HTTP.
 
 import json
 import re
+from collections import Counter
 from typing import Any
 
 from radixserve.errors import InvalidRequestError
@@ -70,11 +71,9 @@ def _malformed(message: str, param: str | None = None) -> InvalidRequestError:
 def _object_without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result = dict(pairs)
     if len(result) != len(pairs):
-        seen: set[str] = set()
-        for key, _ in pairs:
-            if key in seen:
-                raise _malformed(f"the key {key!r} appears twice in one object; send it once")
-            seen.add(key)
+        counts = Counter(key for key, _ in pairs)
+        ((key, _),) = counts.most_common(1)
+        raise _malformed(f"the key {key!r} appears {counts[key]} times in one object; send it once")
     return result
 
 

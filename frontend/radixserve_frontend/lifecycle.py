@@ -68,7 +68,5 @@ class Lifecycle:
                 await self._idle.wait()
         except TimeoutError:
             logger.warning("aborting %d answers: the time is up", self._num_in_flight)
-        except EngineDeadError as error:
-            logger.error("nothing left to drain: %s", error)
         finally:
             await self._engine.aclose()

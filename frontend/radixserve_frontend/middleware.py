@@ -59,7 +59,7 @@ class RequestBoundary:
         except ClientDisconnect:
             pass
         except Exception as error:
-            record.outcome = "error"
+            record.outcome, record.error_code = "error", "internal_error"
             logger.exception("request %s failed", record.request_id)
             if record.status is not None:
                 # Too late for a status; the server breaks the connection off, and the client knows.
@@ -94,7 +94,7 @@ def _log(record: RequestRecord, duration_s: float) -> None:
     logger.log(
         level,
         "%s %s %s %s outcome=%s stream=%s prompt_tokens=%d cached_tokens=%d generated_tokens=%d "
-        "ttft_s=%s duration_s=%.3f finish=%s",
+        "ttft_s=%s duration_s=%.3f finish=%s error=%s",
         record.request_id,
         record.method,
         # A path is hostile input: no line ends, no control characters, not megabytes.
@@ -108,4 +108,5 @@ def _log(record: RequestRecord, duration_s: float) -> None:
         "-" if ttft_s is None else f"{ttft_s:.3f}",
         duration_s,
         ",".join(sorted(set(record.finish_reasons))) or "-",
+        record.error_code or "-",
     )

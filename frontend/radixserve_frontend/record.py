@@ -47,6 +47,8 @@ class RequestRecord:
     finish_reasons: list[str] = field(default_factory=list)
     outcome: str = "ok"
     """"ok", "error", or "gone" when the client went away first."""
+    error_code: str | None = None
+    """OpenAI's code of the error, if it was one."""
     choices: dict[tuple[int, int], ChoiceTiming] = field(default_factory=dict)
     """By (prompt, choice)."""
 

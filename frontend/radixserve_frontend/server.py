@@ -12,7 +12,7 @@ import contextlib
 import logging
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Final
 
@@ -45,13 +45,24 @@ class DrainingServer(uvicorn.Server):
     """
 
     def __init__(
-        self, config: uvicorn.Config, lifecycle: Lifecycle, *, shutdown_timeout_s: float
+        self,
+        config: uvicorn.Config,
+        lifecycle: Lifecycle,
+        *,
+        shutdown_timeout_s: float,
+        on_started: Callable[[], None],
     ) -> None:
         super().__init__(config)
+        self._on_started = on_started
         self._lifecycle = lifecycle
         self._shutdown_timeout_s = shutdown_timeout_s
         self._loop = asyncio.get_running_loop()
         self._draining: asyncio.Task[None] | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen, then tell."""
+        await super().startup(sockets=sockets)
+        self._on_started()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002  # uvicorn's
         """A signal arrived. Runs between any two bytecodes: only schedules."""
@@ -82,7 +93,11 @@ def run_server(config: ServerConfig) -> int:
     ``KeyboardInterrupt`` on Ctrl-C while it starts.
     """
     with _bind(config.host, config.port) as listener:
-        asyncio.run(serve(config, listener))
+        try:
+            asyncio.run(serve(config, listener))
+        except asyncio.CancelledError:
+            logger.info("SIGTERM: stopped while starting")
+            return 128 + signal.SIGTERM
     return 0
 
 
@@ -92,21 +107,23 @@ async def serve(config: ServerConfig, listener: socket.socket) -> None:
         engine = await AsyncEngine.start(engine_config(config))
     try:
         app = create_app(engine, config)
+        url = url_of(config.host, listener)
+        warning = DEMO_WARNING if config.model == DEMO_MODEL else None
         server = DrainingServer(
             uvicorn.Config(
                 app,
                 log_config=None,
                 access_log=False,
                 lifespan="off",
+                ws="none",
                 server_header=False,
                 timeout_keep_alive=_KEEP_ALIVE_S,
                 timeout_graceful_shutdown=_CONNECTIONS_CLOSE_S,
             ),
             app.state.lifecycle,
             shutdown_timeout_s=config.shutdown_timeout_s,
+            on_started=lambda: print(banner(engine.info, config, url, warning), flush=True),
         )
-        warning = DEMO_WARNING if config.model == DEMO_MODEL else None
-        print(banner(engine.info, config, url_of(config.host, listener), warning), flush=True)
         await server.serve(sockets=[listener])
     finally:
         # Normally long closed by the drain; not after a second Ctrl-C, or an error in uvicorn.

@@ -28,6 +28,8 @@ class Scratch:
         buffer = self._buffers.get(name)
         if buffer is None or buffer.numel() < size or buffer.dtype != dtype:
             kept = buffer.numel() if buffer is not None and buffer.dtype == dtype else 0
-            buffer = torch.empty(max(size, 2 * kept), dtype=dtype)
+            # A tensor born in inference mode could not be written outside of it later.
+            with torch.inference_mode(False):
+                buffer = torch.empty(max(size, 2 * kept), dtype=dtype)
             self._buffers[name] = buffer
         return buffer[:size].view(shape)

@@ -39,7 +39,7 @@ MAX_PADDING = 0.25
 FREE_PADDING_KEYS = 512
 """... or if the bucket's padding stays below this: a call of its own would cost more."""
 
-MAX_BUCKET_KEYS = 1 << 15
+MAX_BUCKET_KEYS = 1 << 13
 """Padded keys in one bucket: bounds the scratch buffers and keeps them near the caches."""
 
 MAX_RUNS = 16
@@ -154,9 +154,10 @@ def shared_prefixes(
 ) -> list[tuple[IntArray, int, int]]:
     """Which rows begin with the same pages, and how far. Outer ranges come first.
 
-    Each entry is (rows, first page, last page): pages ``[first, last)`` of the table are equal in all of ``rows``, and below their
-    ``num_whole_pages``. For each row, the ranges that name it are adjacent and begin at 0. A range
-    is reported if reading it once instead of once a row spares at least ``MIN_SAVED_KEYS`` keys.
+    Each entry is (rows, first page, last page): pages ``[first, last)`` of the table are equal in
+    all of ``rows``, and below their ``num_whole_pages``. For each row, the ranges that name it are
+    adjacent and begin at 0. A range is reported if reading it once instead of once a row spares at
+    least ``MIN_SAVED_KEYS`` keys.
     """
     found: list[tuple[IntArray, int, int]] = []
     # (rows that agree on pages [0, depth), where what is not yet reported begins, depth)

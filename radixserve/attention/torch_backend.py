@@ -3,24 +3,24 @@
 Stores the step's keys and values, then attends in three ways, chosen once per step by
 ``step_plan.py`` and the same in float32 and bfloat16:
 
-- *Chunks*, one row at a time, as two matrix products with a softmax between them. A key head's
-  query heads are packed as its query rows, so that keys and values are never repeated for
-  grouped queries. Scores exist for a block of queries at a time (``MAX_SCORES``).
+- *Chunks*, one row at a time and a block of queries at a time, as matrix products (``product.py``).
 - *Single rows* in padded buckets through torch's fused CPU attention.
 - *Shared prefixes* of single rows: all rows' queries in one fused call over keys that are read
   once. Partial results meet by their log-sum-exp, in float32.
 
+In all of them a key head's query heads are packed as query rows of one head, so that grouped
+queries never repeat keys or values.
+
 A row reads its own pages and nothing else: no padding slot, no tail of a last page, no stale
-scratch. One row's NaN stays in that row. Results of a row depend on the other rows by rounding only.
+scratch. One row's NaN stays in that row, and its result depends on other rows by rounding only.
 
 Not thread-safe: buffers are reused from call to call.
 """
 
-import math
-
 import torch
 
 from radixserve.attention.base import AttentionShape, ForwardBatch
+from radixserve.attention.product import ProductAttention
 from radixserve.attention.scratch import Scratch
 from radixserve.attention.step_plan import (
     AttentionPlan,
@@ -52,6 +52,7 @@ class TorchAttention:
         self._scale = shape.scale
         self._page_size = shape.page_size
         self._scratch = Scratch()
+        self._product = ProductAttention(shape.scale, self._scratch)
 
     def plan(self, batch: ForwardBatch) -> AttentionPlan:
         """Decide, once per step, which keys meet which queries."""
@@ -98,55 +99,16 @@ class TorchAttention:
         """One row of several tokens, whose own keys are the last of ``chunk.keys``."""
         num_tokens, length = chunk.last - chunk.first, chunk.keys.length
         start = length - num_tokens
-        k = self._take_keys(flat_keys, chunk.keys, "keys")
-        v = self._take_keys(flat_values, chunk.keys, "values")
+        k = self._view_or_gather(flat_keys, chunk.keys, "keys")
+        v = self._view_or_gather(flat_values, chunk.keys, "values")
         block = MAX_SCORES // (self._num_kv_heads * self._group * length)
         block = min(num_tokens, max(MIN_BLOCK_TOKENS, block))
         for first in range(0, num_tokens, block):
             last = min(first + block, num_tokens)
             tokens = slice(chunk.first + first, chunk.first + last)
             visible = start + last
-            out[tokens].copy_(self._attend_block(query[tokens], k[:visible], v[:visible]))
-
-    def _attend_block(
-        self, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor
-    ) -> torch.Tensor:
-        """The last ``n`` of ``L`` tokens: [n, Hkv, G, D] against [L, Hkv, D], causally."""
-        num_tokens, num_kv_heads, group, head_dim = query.shape
-        length, dtype, take = keys.shape[0], query.dtype, self._scratch.take
-        rows = group * num_tokens
-        # The products want each head's keys and values contiguous: over others torch copies them
-        # into fresh memory, or runs several times slower.
-        k = take("head_keys", (num_kv_heads, length, head_dim), dtype)
-        k.copy_(keys.transpose(0, 1))
-        v = take("head_values", (num_kv_heads, length, head_dim), dtype)
-        v.copy_(values.transpose(0, 1))
-        k_transposed = k.transpose(1, 2)
-        packed = take("query", (num_kv_heads, group, num_tokens, head_dim), dtype)
-        q = packed.view(num_kv_heads, rows, head_dim)
-        scores = take("scores", (num_kv_heads, rows, length), dtype)
-        own = scores.view(num_kv_heads, group, num_tokens, length)[..., length - num_tokens :]
-        hidden = torch.full((num_tokens, num_tokens), -math.inf, dtype=dtype).triu_(1)
-        query = query.permute(1, 2, 0, 3)
-        if dtype == torch.float32:
-            torch.mul(query, self._scale, out=packed)
-            torch.bmm(q, k_transposed, out=scores)
-        else:
-            # A score rounded to bfloat16 is off by up to 1/512 of itself, and the softmax turns that
-            # into an error of its weight. Softmax does not mind a constant: subtracted inside the
-            # product, before rounding, the row's greatest score leaves the largest weights exact
-            # and puts the rounding where weights vanish.
-            packed.copy_(query)
-            torch.bmm(q, k_transposed, out=scores)
-            own.add_(hidden)
-            offset = scores.amax(dim=-1, keepdim=True)
-            torch.baddbmm(offset, q, k_transposed, beta=-1, out=scores)
-            scores.mul_(self._scale)
-        own.add_(hidden)
-        torch.softmax(scores, dim=-1, out=scores)
-        attended = take("attended", (num_kv_heads, rows, head_dim), dtype)
-        torch.bmm(scores, v, out=attended)
-        return attended.view(num_kv_heads, group, num_tokens, head_dim).permute(2, 0, 1, 3)
+            attended = self._product.attend(query[tokens], k[:visible], v[:visible])
+            out[tokens].copy_(attended)
 
     # -- single rows -------------------------------------------------------------------------------
 
@@ -159,8 +121,8 @@ class TorchAttention:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Returns [R, Hkv, G, D] and its log-sum-exp, float32[R, Hkv, G]."""
         shape = (len(bucket.tokens), bucket.length, self._num_kv_heads, self._head_dim)
-        k = self._take_keys(flat_keys, bucket.keys, "keys").view(shape).transpose(1, 2)
-        v = self._take_keys(flat_values, bucket.keys, "values").view(shape).transpose(1, 2)
+        k = self._gather(flat_keys, bucket.keys, "keys").view(shape).transpose(1, 2)
+        v = self._gather(flat_values, bucket.keys, "values").view(shape).transpose(1, 2)
         q = query.index_select(0, bucket.tokens)
         attended, lse = _fused_attention(
             q, k, v, 0.0, False, attn_mask=bucket.mask, scale=self._scale
@@ -176,8 +138,8 @@ class TorchAttention:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Returns [R, Hkv, G, D] and its log-sum-exp, float32[R, Hkv, G]."""
         num_rows = len(segment.tokens)
-        k = self._take_keys(flat_keys, segment.keys, "keys").transpose(0, 1)
-        v = self._take_keys(flat_values, segment.keys, "values").transpose(0, 1)
+        k = self._gather(flat_keys, segment.keys, "keys").transpose(0, 1)
+        v = self._gather(flat_values, segment.keys, "values").transpose(0, 1)
         q = query.index_select(0, segment.tokens).transpose(0, 1)  # [Hkv, R, G, D]
         q = q.reshape(1, self._num_kv_heads, num_rows * self._group, self._head_dim)
         attended, lse = _fused_attention(q, k[None], v[None], 0.0, False, scale=self._scale)
@@ -214,13 +176,24 @@ class TorchAttention:
 
     # -- keys and values ---------------------------------------------------------------------------
 
-    def _take_keys(self, flat: torch.Tensor, keys: KeySet, name: str) -> torch.Tensor:
-        """[length, Hkv, D]: a view where the slots are one run, else a copy in scratch ``name``."""
+    def _gather(self, flat: torch.Tensor, keys: KeySet, name: str) -> torch.Tensor:
+        """A copy of the keys (or values), [length, Hkv, D], in scratch ``name``.
+
+        Even where they are one run: when a layer's turn comes again, the model's weights have swept
+        the caches, and torch's fused attention, which reads a head at a time, takes 1.5 times as
+        long on cold memory as copying and attending to the warm copy do together.
+        """
+        gathered = self._scratch.take(name, (keys.length, *flat.shape[1:]), flat.dtype)
+        if keys.index is not None:
+            return torch.index_select(flat, 0, keys.index, out=gathered)
+        for run in keys.runs:
+            gathered[run.first : run.first + run.length].copy_(
+                flat[run.slot : run.slot + run.length]
+            )
+        return gathered
+
+    def _view_or_gather(self, flat: torch.Tensor, keys: KeySet, name: str) -> torch.Tensor:
+        """The same, but a view where they are one run: for a reader that copies anyway."""
         if len(keys.runs) == 1:
             return flat[keys.runs[0].slot : keys.runs[0].slot + keys.length]
-        taken = self._scratch.take(name, (keys.length, *flat.shape[1:]), flat.dtype)
-        if keys.index is not None:
-            return torch.index_select(flat, 0, keys.index, out=taken)
-        for run in keys.runs:
-            taken[run.first : run.first + run.length].copy_(flat[run.slot : run.slot + run.length])
-        return taken
+        return self._gather(flat, keys, name)

@@ -79,14 +79,14 @@ class PagePool:
     def use(self, pages: PageArray) -> None:
         """Add one user to each page. The pages are held already, by whomever."""
         before = self._use_count[pages]
-        assert np.all(before + self._node_count[pages] > 0), f"using a free page among {pages}"
+        assert (before + self._node_count[pages] > 0).all(), f"using a free page among {pages}"
         self._use_count[pages] = before + 1
         self.cached_pages -= len(pages) - int(np.count_nonzero(before))
 
     def unuse(self, pages: PageArray) -> int:
         """Take one user off each page; returns how many pages became free thereby."""
         after = self._use_count[pages] - 1
-        assert np.all(after >= 0), f"unusing a page without a user among {pages}"
+        assert (after >= 0).all(), f"unusing a page without a user among {pages}"
         self._use_count[pages] = after
         idle = pages[after == 0]
         if not len(idle):
@@ -99,13 +99,13 @@ class PagePool:
     def attach(self, pages: PageArray) -> None:
         """Add one node to each page. The pages are held already, by whomever."""
         before = self._node_count[pages]
-        assert np.all(before + self._use_count[pages] > 0), f"attaching a free page among {pages}"
+        assert (before + self._use_count[pages] > 0).all(), f"attaching a free page among {pages}"
         self._node_count[pages] = before + 1
 
     def detach(self, pages: PageArray) -> int:
         """Take one node off each page; returns how many pages became free thereby."""
         after = self._node_count[pages] - 1
-        assert np.all(after >= 0), f"detaching a page without a node among {pages}"
+        assert (after >= 0).all(), f"detaching a page without a node among {pages}"
         self._node_count[pages] = after
         unheld = pages[(after == 0) & (self._use_count[pages] == 0)]
         self.cached_pages -= len(unheld)

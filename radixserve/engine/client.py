@@ -91,7 +91,9 @@ class EngineClient:
         try:
             assert process.stdin is not None
             process.stdin.write(_settings(config) + b"\n")
-            await process.stdin.drain()
+            # If it has ended already, waiting for its first words finds out.
+            with contextlib.suppress(ConnectionError):
+                await process.stdin.drain()
             info = await client._wait_until_ready()
         except BaseException:
             await client.aclose()
@@ -164,10 +166,19 @@ class EngineClient:
                 raise EngineDeadError(f"the engine process began with {type(other).__name__}")
 
     async def _receive(self, on_step: Callable[[Step], None]) -> None:
+        """Hand on what comes. If that fails the process is ended: what it goes on to say would
+        reach nobody, and whoever waits for it would wait forever."""
         while True:
-            message = decode_from_engine(await self._socket.recv())
-            assert isinstance(message, Step), f"unexpected {type(message).__name__}"
-            on_step(message)
+            data = await self._socket.recv()
+            try:
+                message = decode_from_engine(data)
+                assert isinstance(message, Step), f"unexpected {type(message).__name__}"
+                on_step(message)
+            except Exception:
+                logger.exception("the engine's message was not understood; the engine is ended")
+                with contextlib.suppress(ProcessLookupError):
+                    self._process.kill()
+                return
 
     async def _watch(self, on_exit: Callable[[], None]) -> None:
         status = await self._process.wait()

@@ -25,6 +25,7 @@ the next ``schedule``. Costs: O(running + MAX_PROBES) per step.
 
 import logging
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 
@@ -105,11 +106,13 @@ class Scheduler:
 
     def abort(self, request_id: RequestId, index: int | None = None) -> list[TokenDelta]:
         """End a request (or one choice of it) now, wherever it is. Unknown ids are ignored: it may
-        have ended by itself a moment ago. What it has computed stays in the tree."""
+        have ended by itself a moment ago, and a choice does not exist before the request has
+        forked. What it has computed stays in the tree."""
         return [
-            self._finish(request, "abort")
+            delta
             for request in tuple(self._choices.get(request_id, ()))
-            if index is None or request.index == index
+            if index is None or (request.index == index and not _is_to_fork(request))
+            for delta in self._end(request, "abort")
         ]
 
     @property
@@ -203,7 +206,7 @@ class Scheduler:
         the first end of the prompt, where the choices fork."""
         if end < request.num_tokens:
             return 0
-        return 1 if request.num_output_tokens else request.params.n
+        return request.params.n if _is_to_fork(request) else 1
 
     def _preempt(self, request: Request) -> None:
         """Back to waiting. What was computed stays in the tree, until somebody needs the room."""
@@ -234,7 +237,7 @@ class Scheduler:
             if request.lease.pending_copy is not None:
                 self._cache.finish_copy(request.lease)
             if any(token is None for token in sampled):
-                deltas.append(self._finish(request, "error", error=_BROKEN_LOGITS))
+                deltas.extend(self._end(request, "error", error=_BROKEN_LOGITS))
                 continue
             request.num_computed_tokens += row.num_scheduled_tokens
             self._running.commit(request)
@@ -250,7 +253,9 @@ class Scheduler:
 
         What the step would have computed is not in the tree and does not get there.
         """
-        return [self._finish(row.request, "error", error=error) for row in plan.rows]
+        return [
+            delta for row in plan.rows for delta in self._end(row.request, "error", error=error)
+        ]
 
     def _append(self, request: Request, token: SampledToken) -> TokenDelta:
         """Give a choice its next token, and end it if that was the last."""
@@ -292,6 +297,15 @@ class Scheduler:
             yield self._append(child, token)
             if child.status is Status.WAITING:
                 self._admission.wait(child)
+
+    def _end(
+        self, request: Request, reason: FinishReason, *, error: str | None = None
+    ) -> list[TokenDelta]:
+        """End a request before its time. One that was still to fork ends all of its choices: nobody
+        must wait for those."""
+        num_choices = request.params.n if _is_to_fork(request) else 1
+        ended = self._finish(request, reason, error=error)
+        return [replace(ended, index=ended.index + more) for more in range(num_choices)]
 
     def _finish(
         self,
@@ -345,6 +359,11 @@ class Scheduler:
 
 
 _BROKEN_LOGITS = "the model produced logits that are not numbers; the request cannot go on"
+
+
+def _is_to_fork(request: Request) -> bool:
+    """Whether it stands for several choices, whose first tokens are still to be sampled."""
+    return request.params.n > 1 and not request.num_output_tokens
 
 
 def _num_planned(rows: dict[Request, PlannedRow], request: Request) -> int:

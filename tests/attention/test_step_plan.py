@@ -102,3 +102,13 @@ def test_scratch_grows_geometrically_and_is_reused() -> None:
     assert grown.untyped_storage().nbytes() == 24 * 4
     assert scratch.take("a", (24,), torch.float32).data_ptr() == grown.data_ptr()
     assert scratch.take("a", (2,), torch.bfloat16).dtype == torch.bfloat16
+
+
+def test_a_rows_own_key_is_never_left_to_a_segment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every bucket row has a key at least: the row's newest, even where it ends a page."""
+    monkeypatch.setattr(step_plan, "MIN_SAVED_KEYS", 1)
+    plan = plan_attention(make_batch([(11, 1), (11, 1)], [[1, 2, 3], [1, 2, 3]], 4), 4)
+    (segment,) = plan.segments
+    assert segment.keys.length == 8
+    (bucket,) = plan.buckets
+    assert bucket.length == 4

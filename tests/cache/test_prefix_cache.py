@@ -7,7 +7,7 @@ from radixserve.cache.eviction import LRU
 from radixserve.cache.page_pool import PagePool
 from radixserve.cache.prefix_cache import Lease, PrefixCache
 from radixserve.errors import OutOfPagesError
-from radixserve.ids import DEFAULT_NAMESPACE, TokenArray
+from radixserve.ids import DEFAULT_NAMESPACE, Namespace, TokenArray
 from radixserve.types import CacheInfo
 
 PAGE_SIZES = [1, 2, 4, 16]
@@ -85,6 +85,22 @@ def test_three_turns_of_a_chat_compute_each_token_once() -> None:
         assert cache.cached_pages == -(-len(computed) // 16)
 
 
+def test_namespaces_share_nothing() -> None:
+    cache = PrefixCache(8, 4)
+    run(cache, numbers(0, 8))
+    assert cache.match(Namespace("tenant"), numbers(0, 8)) == 0
+    assert cache.match(DEFAULT_NAMESPACE, numbers(0, 8)) == 8
+
+
+def test_a_lease_without_tokens_keeps_its_namespace_alive() -> None:
+    cache = PrefixCache(8, 4)
+    lease = cache.acquire(Namespace("salt"), numbers(0, 4))
+    assert list(cache.tree.roots) == ["salt"]
+    cache.check_invariants([lease])
+    cache.release(lease, numbers(0, 0))
+    assert not cache.tree.roots, "a salt is hostile input: nothing of it stays"
+
+
 def test_info_and_counters() -> None:
     policy = LRU()
     cache = PrefixCache(8, 4, policy)
@@ -133,7 +149,7 @@ def test_acquire_without_a_page_for_the_border_leaves_all_as_it_was() -> None:
     before = cache.info()
     # The only pages are those of the match itself, which must not be evicted for the copy.
     with pytest.raises(OutOfPagesError):
-        cache.acquire(DEFAULT_NAMESPACE, numbers(0, 5).repeat(1)[:6])
+        cache.acquire(DEFAULT_NAMESPACE, numbers(0, 5))
     run_of_six = cache.match(DEFAULT_NAMESPACE, numbers(0, 6))
     assert (run_of_six, cache.info()) == (6, before)
     cache.check_invariants()

@@ -361,20 +361,6 @@ def test_forget_drops_what_is_unlocked_and_only_that(cache: PrefixCache) -> None
     assert not cache.tree.roots
 
 
-def test_namespaces_share_nothing(cache: PrefixCache) -> None:
-    run(cache, "abcdefgh")
-    assert cache.match(Namespace("tenant"), tokens_of("abcdefgh")) == 0
-    assert cache.match(DEFAULT_NAMESPACE, tokens_of("abcdefgh")) == 8
-
-
-def test_a_lease_without_tokens_keeps_its_namespace_alive(cache: PrefixCache) -> None:
-    lease = start(cache, "abcd")
-    assert list(cache.tree.roots) == [DEFAULT_NAMESPACE]
-    cache.check_invariants([lease])
-    cache.release(lease, tokens_of(""))
-    assert not cache.tree.roots
-
-
 def test_a_path_of_a_thousand_nodes_needs_no_recursion() -> None:
     cache = PrefixCache(1200, 1)
     tokens = np.arange(1100, dtype=np.int32)

@@ -18,7 +18,7 @@ from tests.engine.reference import (
     transformers_greedy,
 )
 
-NUM_TOKENS = 24
+NUM_TOKENS = 40
 PROMPTS = family_prompts(seed=3)
 LONGEST = max(map(len, PROMPTS)) + NUM_TOKENS
 
@@ -105,9 +105,11 @@ def nothing_shared(llm: LLM) -> None:
 
 def under_pressure(llm: LLM) -> None:
     stats = llm.stats()
-    assert stats.preemptions > 10
-    assert stats.evicted_pages > 50
-    assert stats.computed_tokens > stats.prompt_tokens - stats.cached_tokens
+    assert stats.preemptions > 8
+    assert stats.evicted_pages > 10
+    # What was evicted from under the preempted was computed again.
+    cold = stats.prompt_tokens - stats.cached_tokens + stats.generated_tokens - len(PROMPTS)
+    assert stats.computed_tokens > cold
 
 
 SMALLEST_POOL = -(-(LONGEST - 1) // 16)

@@ -73,7 +73,9 @@ class Submitted:
 class FakeStream:
     """Deltas of one submission, each let through by the engine's gate."""
 
-    def __init__(self, engine: "FakeEngine", submitted: Submitted, deltas: list[TextDelta]) -> None:
+    def __init__(
+        self, engine: "FakeEngine", submitted: Submitted, deltas: Sequence[TextDelta | Exception]
+    ) -> None:
         self.request_id = RequestId(f"fake-{len(engine.submitted)}")
         self._engine = engine
         self._submitted = submitted
@@ -87,10 +89,13 @@ class FakeStream:
         if self._submitted.closed.is_set():
             raise StopAsyncIteration
         try:
-            return next(self._deltas)
+            delta = next(self._deltas)
         except StopIteration:
             self._submitted.is_finished = True
             raise StopAsyncIteration from None
+        if isinstance(delta, Exception):
+            raise delta
+        return delta
 
     async def aclose(self) -> None:
         # A real engine has to send a message; a cancelled caller must get through this too.
@@ -124,7 +129,8 @@ class Gate:
             await self._permits.acquire()
 
 
-Script = Callable[[Submitted], list[TextDelta]]
+Script = Callable[[Submitted], Sequence[TextDelta | Exception]]
+"""What to answer; an exception in it is raised in the middle of the stream."""
 
 
 class FakeEngine:
@@ -190,7 +196,8 @@ class FakeEngine:
                 raise InvalidRequestError(f"token {token_id} is not in the vocabulary")
         if len(prompt_ids) + (params.max_tokens or 1) > MAX_MODEL_LEN:
             raise ContextLengthError(
-                f"the prompt has {len(prompt_ids)} tokens; the context holds {MAX_MODEL_LEN}"
+                f"the prompt has {len(prompt_ids)} tokens; the context holds {MAX_MODEL_LEN}",
+                param="prompt",
             )
         submitted = Submitted(list(prompt_ids), params, namespace)
         self.submitted.append(submitted)

@@ -37,7 +37,7 @@ async def calling(app: Starlette) -> AsyncIterator[httpx.AsyncClient]:
 class RunningServer:
     """A server in the test's own loop, on a port of its own."""
 
-    def __init__(self, server: "AnnouncingServer", url: str, running: asyncio.Task[None]) -> None:
+    def __init__(self, server: DrainingServer, url: str, running: asyncio.Task[None]) -> None:
         self.server = server
         self.url = url
         self._running = running
@@ -50,16 +50,6 @@ class RunningServer:
         return httpx.AsyncClient(base_url=self.url, timeout=TIMEOUT_S)
 
 
-class AnnouncingServer(DrainingServer):
-    """Tells when it listens, so that nobody has to guess."""
-
-    has_started: asyncio.Event
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets=sockets)
-        self.has_started.set()
-
-
 @asynccontextmanager
 async def serving(
     engine: Engine, config: ServerConfig | None = None
@@ -69,16 +59,17 @@ async def serving(
     app = create_app(engine, config)
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
-    server = AnnouncingServer(
+    has_started = asyncio.Event()
+    server = DrainingServer(
         uvicorn.Config(app, log_config=None, access_log=False, lifespan="off"),
         app.state.lifecycle,
         shutdown_timeout_s=config.shutdown_timeout_s,
+        on_started=has_started.set,
     )
-    server.has_started = asyncio.Event()
     running = asyncio.create_task(server.serve(sockets=[listener]))
     try:
         async with asyncio.timeout(TIMEOUT_S):
-            await server.has_started.wait()
+            await has_started.wait()
         yield RunningServer(server, f"http://127.0.0.1:{listener.getsockname()[1]}", running)
     finally:
         server.should_exit = True

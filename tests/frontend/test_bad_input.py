@@ -57,7 +57,7 @@ def user(content: Any) -> list[dict[str, Any]]:
         (b"null", "the body is null"),
         (b"17", "the body is an integer"),
         (b"true", "the body is a boolean"),
-        (b'{"model": "a", "model": "b"}', "the key 'model' appears twice"),
+        (b'{"model": "a", "model": "b"}', "the key 'model' appears 2 times"),
         (b'{"temperature": NaN}', "NaN is not a JSON number"),
         (b'{"temperature": -Infinity}', "-Infinity is not a JSON number"),
         (b"[" * 100_000, "nesting is too deep"),
@@ -240,6 +240,8 @@ async def test_prompt_longer_than_the_context_says_both_numbers() -> None:
     error = await refused(CHAT, 400, content=chat_body(messages=user("x" * 10_000)))
     assert "10018" in error["message"]
     assert "4096" in error["message"]
+    # The engine knows prompts only; the client knows its own field.
+    assert error["param"] == "messages"
 
 
 async def test_token_outside_the_vocabulary() -> None:
@@ -313,6 +315,30 @@ async def test_a_checkpoint_without_template_cannot_chat(monkeypatch: pytest.Mon
     async with calling(create_app(engine, config_of())) as client:
         response = await client.post(CHAT, content=chat_body(), headers=JSON_TYPE)
     assert error_of(response, 400)["message"] == "there is no chat template"
+
+
+async def test_messages_that_quote_are_cut() -> None:
+    key = json.dumps("k" * 50_000).encode()
+    error = await refused(CHAT, 400, content=b"{" + key + b": 1, " + key + b": 2}")
+    assert error["message"].startswith("the key 'kkk")
+    assert len(error["message"]) <= 1000
+
+
+async def test_an_oversized_body_is_not_read_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("radixserve_frontend.body._MAX_DISCARDED_BYTES", 1000)
+    num_sent = 0
+
+    async def pieces() -> Any:
+        nonlocal num_sent
+        while True:
+            num_sent += 1
+            yield b" " * 100
+
+    config = config_of(max_body_bytes=1024)
+    async with calling(create_app(FakeEngine(), config)) as client:
+        response = await client.post(CHAT, content=pieces(), headers=JSON_TYPE)
+    error_of(response, 413)
+    assert num_sent < 30
 
 
 async def test_body_too_large_by_its_own_account_and_by_count() -> None:

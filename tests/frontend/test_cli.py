@@ -1,9 +1,14 @@
 """The command line from the outside, without an engine."""
 
+import asyncio
 import logging
+import runpy
+import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pytest
 from radixserve_frontend import server, terminal
@@ -12,13 +17,19 @@ from radixserve_frontend.cli import main
 from radixserve_frontend.config import ChatConfig, ServerConfig
 from radixserve_frontend.server import run_server, url_of
 
+from radixserve.config import EngineConfig
 from radixserve.errors import CheckpointError, ConfigError
 from tests.frontend.fake_engine import FakeEngine
 
 
 @pytest.fixture(autouse=True)
-def _logging_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("radixserve_frontend.cli.configure_logging", lambda level: None)
+def _logging_is_put_back() -> Iterator[None]:
+    loggers = [logging.getLogger(name) for name in (None, "radixserve", "radixserve_frontend")]
+    before = [(logger.level, logger.handlers[:]) for logger in loggers]
+    yield
+    for logger, (level, handlers) in zip(loggers, before, strict=True):
+        logger.setLevel(level)
+        logger.handlers[:] = handlers
 
 
 @pytest.mark.parametrize("arguments", [["--version"], ["--help"], ["serve", "--help"]])
@@ -140,4 +151,83 @@ def test_logging_goes_to_our_own_loggers_only() -> None:
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout.split() == ["True", "True", "False", "False"]
-    assert logging.getLogger("radixserve").level == logging.NOTSET
+
+
+def test_python_m(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("sys.argv", ["radixserve", "--version"])
+    with pytest.raises(SystemExit) as exit_:
+        runpy.run_module("radixserve_frontend", run_name="__main__")
+    assert exit_.value.code == 0
+    assert capsys.readouterr().out.startswith("radixserve ")
+
+
+async def test_banner_without_warning() -> None:
+    info = replace(FakeEngine().info, num_parameters=12)
+    text = banner(info, ServerConfig(model="m"), "http://h:1", None)
+    assert "!!" not in text
+    assert "12 parameters" in text
+
+
+class FakeStart:
+    """Stands for ``AsyncEngine``: starts a fake, or does something worse."""
+
+    def __init__(self, on_start: Callable[[], None] | None = None) -> None:
+        self._on_start = on_start
+        self.engine: FakeEngine | None = None
+
+    async def start(self, config: EngineConfig) -> FakeEngine:
+        assert type(config) is EngineConfig
+        if self._on_start is not None:
+            self._on_start()
+            await asyncio.Event().wait()
+        self.engine = FakeEngine()
+        return self.engine
+
+
+@pytest.mark.parametrize(("name", "warns"), [("demo", True), ("other", False)])
+def test_serving_from_banner_to_end(
+    name: str, warns: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    start = FakeStart()
+    monkeypatch.setattr(server, "AsyncEngine", start)
+    warnings = []
+
+    def announced(info: object, config: ServerConfig, url: str, warning: str | None) -> str:
+        warnings.append(warning)
+        # The socket listens when the banner comes.
+        host, port = url.removeprefix("http://").split(":")
+        socket.create_connection((host, int(port))).close()
+        signal.raise_signal(signal.SIGTERM)
+        return f"at {url}"
+
+    monkeypatch.setattr(server, "banner", announced)
+    assert main(["serve", name, "--port", "0"], {}) == 0
+    assert "at http://127.0.0.1:" in capsys.readouterr().out
+    assert [bool(warning) for warning in warnings] == [warns]
+    assert start.engine is not None
+    assert start.engine.is_closed
+
+
+@pytest.mark.parametrize(("sent", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_while_the_engine_starts(
+    sent: signal.Signals, status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "AsyncEngine", FakeStart(lambda: signal.raise_signal(sent)))
+    assert main(["serve", "--port", "0"], {}) == status
+
+
+async def test_serving_outside_the_main_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    def cannot(*_: object) -> None:
+        raise RuntimeError("set_wakeup_fd only works in main thread")
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "add_signal_handler", cannot)
+    monkeypatch.setattr(server, "AsyncEngine", FakeStart())
+
+    def announced(*_: object) -> str:
+        signal.raise_signal(signal.SIGINT)
+        return ""
+
+    monkeypatch.setattr(server, "banner", announced)
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        await server.serve(ServerConfig(), listener)

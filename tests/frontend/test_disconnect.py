@@ -4,6 +4,8 @@ import asyncio
 from typing import Any
 
 import pytest
+from radixserve_frontend.disconnect import run_while_connected
+from starlette.requests import ClientDisconnect
 
 from tests.frontend.fake_engine import FakeEngine
 from tests.frontend.http_calls import CHAT, COMPLETIONS, MESSAGES
@@ -91,6 +93,16 @@ async def test_gone_while_sending_the_body() -> None:
         async with server.client() as client:
             assert (await client.post(CHAT, json=CHAT_BODY)).status_code == 200
     assert len(engine.submitted) == 1
+
+
+async def test_only_a_disconnect_ends_the_work() -> None:
+    messages = iter([{"type": "http.request"}, {"type": "http.disconnect"}])
+
+    async def receive() -> dict[str, str]:
+        return next(messages)
+
+    with pytest.raises(ClientDisconnect):
+        await run_while_connected(receive, asyncio.Event().wait())
 
 
 async def test_leavers_are_counted_as_499() -> None:

@@ -73,6 +73,12 @@ def test_a_bad_value_that_a_flag_overrides_does_not_matter() -> None:
     assert parse("--port", "1", PORT="http").port == 1
 
 
+def test_a_bad_value_of_a_flag_does_not_blame_the_environment() -> None:
+    with pytest.raises(ConfigError) as raised:
+        parse("--port", "70000", HOST="localhost")
+    assert str(raised.value) == "port is 70000; it must lie in [0, 65535]"
+
+
 @pytest.mark.parametrize(
     ("arguments", "fragment"),
     [

@@ -1,11 +1,15 @@
 """``/v1/chat/completions`` over plain HTTP: the shape of answers and streams."""
 
+from collections.abc import Sequence
+
 import pytest
 from radixserve_frontend.app import create_app
 
+from radixserve.engine.interface import TextDelta
+from radixserve.errors import EngineDeadError
 from radixserve.ids import Namespace
 from radixserve.sampling.params import SamplingParams
-from tests.frontend.fake_engine import FakeEngine, fails, says
+from tests.frontend.fake_engine import FakeEngine, FakeStream, Submitted, delta_of, fails, says
 from tests.frontend.http_calls import MESSAGES, PROMPT, chat, error_of, events_of
 from tests.frontend.http_fixtures import MODEL, calling, config_of
 
@@ -282,6 +286,45 @@ async def test_error_in_mid_stream_is_an_event_and_the_end() -> None:
         }
     }
     assert engine.submitted[0].closed.is_set()
+
+
+async def test_an_unforeseen_failure_in_mid_stream_is_told_without_our_insides(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def script(submitted: object) -> list[TextDelta | Exception]:
+        return [delta_of("ab"), ZeroDivisionError("secret")]
+
+    events = events_of(await chat(FakeEngine(script), stream=True))
+    assert events[-1]["error"]["code"] == "internal_error"
+    assert "secret" not in str(events)
+    assert "ZeroDivisionError: secret" in caplog.text
+
+
+async def test_an_engine_that_dies_is_not_the_requests_fault() -> None:
+    engine = FakeEngine()
+
+    def script(submitted: Submitted) -> Sequence[TextDelta | Exception]:
+        engine.is_alive = False
+        return fails("", "the process ended")(submitted)
+
+    engine.script = script
+    assert error_of(await chat(engine), 503)["message"] == "the process ended"
+
+
+async def test_a_stream_that_ends_too_early_is_an_error() -> None:
+    error = error_of(await chat(FakeEngine(lambda submitted: [delta_of("ab")])), 503)
+    assert error["code"] == "engine_dead"
+
+
+async def test_an_abort_that_fails_does_not_spoil_the_answer(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def aclose(stream: FakeStream) -> None:
+        raise EngineDeadError("gone")
+
+    monkeypatch.setattr(FakeStream, "aclose", aclose)
+    assert (await chat(FakeEngine())).status_code == 200
+    assert "gone" in caplog.text
 
 
 async def test_error_of_an_answer_in_one_piece_is_a_status() -> None:

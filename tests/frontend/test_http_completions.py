@@ -2,7 +2,9 @@
 
 import pytest
 
-from tests.frontend.fake_engine import FakeEngine, Submitted, delta_of, fails
+from radixserve.engine.interface import TextDelta
+from radixserve.errors import EngineDeadError
+from tests.frontend.fake_engine import FakeEngine, Submitted, delta_of, fails, says
 from tests.frontend.http_calls import COMPLETIONS, complete, error_of, events_of, post
 from tests.frontend.http_fixtures import MODEL
 
@@ -64,10 +66,10 @@ async def test_four_forms_of_prompts(prompt: object, expected: list[str]) -> Non
     assert [submitted.prompt for submitted in engine.submitted] == expected
 
 
-def _shout(submitted: Submitted) -> list[object]:
+def _shout(submitted: Submitted) -> list[TextDelta]:
     """Say the prompt back, a letter at a time, with the choice's number behind each."""
     n = submitted.params.n
-    deltas: list[object] = []
+    deltas: list[TextDelta] = []
     for position, letter in enumerate(submitted.prompt):
         deltas += [
             delta_of(
@@ -83,7 +85,7 @@ def _shout(submitted: Submitted) -> list[object]:
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_choices_of_several_prompts_are_numbered_prompt_by_prompt(stream: bool) -> None:
-    engine = FakeEngine(_shout)  # type: ignore[arg-type]  # deltas, said loosely
+    engine = FakeEngine(_shout)
     response = await complete(
         engine,
         prompt=["ab", "xyz"],
@@ -118,10 +120,10 @@ async def test_one_prompt_that_cannot_start_stops_all() -> None:
 
 
 async def test_one_prompt_that_fails_stops_all() -> None:
-    def script(submitted: Submitted) -> list[object]:
+    def script(submitted: Submitted) -> list[TextDelta | Exception]:
         return [*fails("", "broken")(submitted)] if submitted.prompt == "bad" else []
 
-    engine = FakeEngine(script)  # type: ignore[arg-type]  # deltas, said loosely
+    engine = FakeEngine(script)
     engine.gate.hold(1)
     error = error_of(await complete(engine, prompt=["bad", "good"]), 500)
     assert error["message"] == "broken"
@@ -146,6 +148,23 @@ async def test_logprobs(stream: bool) -> None:
         ],
         "text_offset": [0, 1, 2],
     }
+
+
+async def test_one_prompt_whose_stream_breaks_stops_all(caplog: pytest.LogCaptureFixture) -> None:
+    def script(submitted: Submitted) -> list[TextDelta | Exception]:
+        return [EngineDeadError("gone")] if submitted.prompt == "bad" else [delta_of("x")] * 500
+
+    engine = FakeEngine(script)
+    error = error_of(await complete(engine, prompt=["good", "bad"]), 503)
+    assert error["message"] == "gone"
+    events = events_of(await complete(engine, prompt=["good", "bad"], stream=True))
+    assert events[-1]["error"]["code"] == "engine_dead"
+    assert all(submitted.closed.is_set() for submitted in engine.submitted)
+
+
+async def test_text_held_back_makes_no_event() -> None:
+    chunks = events_of(await complete(FakeEngine(says("", "ab", "", "")), stream=True))[:-1]
+    assert [chunk["choices"][0]["text"] for chunk in chunks] == ["ab", ""]
 
 
 async def test_fields_that_mean_off_are_accepted() -> None:

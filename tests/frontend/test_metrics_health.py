@@ -1,11 +1,16 @@
 """``/metrics``, ``/health``, ``/v1/models``, ``/``, and the access log."""
 
 import logging
+from typing import Any
 
+import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from radixserve_frontend.app import create_app
+from radixserve_frontend.metrics import Metrics
+from radixserve_frontend.middleware import RequestBoundary
 from starlette.applications import Starlette
+from starlette.types import Receive, Scope, Send
 
 from tests.frontend.fake_engine import FakeEngine
 from tests.frontend.http_calls import CHAT, MESSAGES
@@ -99,6 +104,35 @@ async def test_models_have_every_name_and_the_context_length() -> None:
     }
 
 
+async def test_a_failure_after_the_response_has_begun_breaks_it_off(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def broken(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        raise ZeroDivisionError
+
+    metrics = Metrics(FakeEngine())
+    boundary = RequestBoundary(broken, metrics)
+    transport = httpx.ASGITransport(app=boundary)
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        with pytest.raises(ZeroDivisionError):
+            await client.get("/")
+    assert "ZeroDivisionError" in caplog.text
+
+
+async def test_what_is_not_http_passes_through() -> None:
+    scopes = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        scopes.append(scope)
+
+    async def nothing(*_: object) -> Any:
+        raise AssertionError
+
+    await RequestBoundary(app, Metrics(FakeEngine()))({"type": "lifespan"}, nothing, nothing)
+    assert scopes == [{"type": "lifespan"}]
+
+
 async def test_index_lists_the_endpoints() -> None:
     async with calling(create_app(FakeEngine(), config_of())) as client:
         index = (await client.get("/")).json()
@@ -123,6 +157,7 @@ async def test_access_log_has_figures_and_no_text(caplog: pytest.LogCaptureFixtu
     ):
         assert part in first
     assert "404 outcome=error" in second
+    assert "error=not_found" in second
     assert r"/evil\nline" in second
     assert len(second) < 500
     assert "secret" not in caplog.text

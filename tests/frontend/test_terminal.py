@@ -3,6 +3,7 @@
 import asyncio
 import io
 import json
+import signal
 import threading
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
@@ -23,7 +24,9 @@ from radixserve_frontend.config import ChatConfig
 from radixserve_frontend.terminal import ChatSession, describe
 from rich.console import Console
 
-from radixserve.errors import ConfigError
+from radixserve.config import EngineConfig
+from radixserve.engine.interface import TextDelta
+from radixserve.errors import ConfigError, ContextLengthError
 from tests.frontend.fake_engine import FakeEngine, fails, says
 from tests.frontend.http_fixtures import TIMEOUT_S, serving
 
@@ -151,11 +154,47 @@ def test_engine_source() -> None:
 
 def test_engine_source_abandoned_is_aborted() -> None:
     engine = FakeEngine()
+    engine.gate.hold(1)
     with engine_source(engine) as source:
         answer = source.answer(HI)
         assert next(answer) == "a"
         answer.close()
-        assert engine.submitted[0].was_aborted
+    assert engine.submitted[0].was_aborted
+
+
+def test_ctrl_c_while_waiting_for_the_engine() -> None:
+    def interrupt(submitted: object) -> list[TextDelta]:
+        # This is the engine's thread; the main one waits for the first delta, or is about to.
+        main = threading.main_thread().ident
+        assert main is not None
+        signal.pthread_kill(main, signal.SIGINT)
+        return []
+
+    engine = FakeEngine(interrupt)
+    engine.gate.hold()
+    with engine_source(engine) as source, pytest.raises(KeyboardInterrupt):
+        hello(source.answer(HI))
+    assert engine.submitted[0].was_aborted
+
+
+def test_engine_source_refuses() -> None:
+    with engine_source(FakeEngine()) as source, pytest.raises(ContextLengthError, match="4096"):
+        hello(source.answer([{"role": "user", "content": "x" * 5000}]))
+
+
+def test_an_engine_is_started_and_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    engines: list[FakeEngine] = []
+
+    async def start(config: EngineConfig) -> FakeEngine:
+        assert type(config) is EngineConfig
+        engines.append(FakeEngine(says("a", "", "b")))
+        return engines[0]
+
+    monkeypatch.setattr("radixserve.engine.async_engine.AsyncEngine.start", start)
+    with open_source(ChatConfig(model="m")) as source:
+        assert source.name == "m"
+        assert hello(source.answer(HI))[0] == "ab"
+    assert engines[0].is_closed
 
 
 def test_engine_source_fails() -> None:
@@ -185,7 +224,7 @@ def http_source(engine: FakeEngine, **changes: object) -> Iterator[chat_sources.
     thread.start()
     try:
         assert ready.wait(TIMEOUT_S)
-        config = ChatConfig(url=urls[0], **changes)  # type: ignore[arg-type]
+        config = ChatConfig(url=f"{urls[0]}/v1/", **changes)  # type: ignore[arg-type]
         with open_source(config) as source:
             yield source
     finally:
@@ -234,6 +273,15 @@ def test_http_errors_in_the_servers_words(status: int, body: str, message: str) 
     with httpx.Client(transport=transport, base_url="http://x/v1") as client:
         source = HttpSource(client, "m", ChatConfig(url="http://x"))
         with pytest.raises(AnswerError, match=message):
+            hello(source.answer(HI))
+
+
+def test_a_stream_that_ends_too_early() -> None:
+    event = b'data: {"choices": [{"delta": {"content": "x"}}]}\n\n'
+    transport = httpx.MockTransport(lambda request: httpx.Response(200, content=event))
+    with httpx.Client(transport=transport, base_url="http://x/v1") as client:
+        source = HttpSource(client, "m", ChatConfig(url="http://x"))
+        with pytest.raises(AnswerError, match="before the end"):
             hello(source.answer(HI))
 
 

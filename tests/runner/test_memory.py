@@ -1,10 +1,10 @@
 """Available memory from made-up /proc and /sys trees, and the number of pages made of it."""
 
+import os
 from pathlib import Path
 
 import pytest
 
-from radixserve import memory
 from radixserve.config import EngineConfig
 from radixserve.errors import ConfigError
 from radixserve.memory import available_bytes, pages_for
@@ -80,8 +80,8 @@ def test_an_unusable_meminfo_falls_back(
     tmp_path: Path, content: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     values = {"SC_PAGE_SIZE": 4096, "SC_AVPHYS_PAGES": 100, "SC_PHYS_PAGES": 1000}
-    monkeypatch.setattr(memory.os, "sysconf", values.__getitem__)
-    monkeypatch.setattr(memory.os, "sysconf_names", values)
+    monkeypatch.setattr(os, "sysconf", values.__getitem__)
+    monkeypatch.setattr(os, "sysconf_names", values)
     assert available_bytes(write(tmp_path, {"proc/meminfo": content})) == 4096 * 100
 
 
@@ -89,8 +89,8 @@ def test_without_proc_or_free_pages_half_of_the_machine(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     values = {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 1000}
-    monkeypatch.setattr(memory.os, "sysconf", values.__getitem__)
-    monkeypatch.setattr(memory.os, "sysconf_names", values)
+    monkeypatch.setattr(os, "sysconf", values.__getitem__)
+    monkeypatch.setattr(os, "sysconf_names", values)
     assert available_bytes(tmp_path) == 4096 * 500
 
 

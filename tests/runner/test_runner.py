@@ -1,5 +1,6 @@
-"""The runner on a tiny random checkpoint: plans in, the tokens that transformers would choose out."""
+"""The runner on a tiny random checkpoint: plans in, transformers' own tokens out."""
 
+import platform
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -21,6 +22,7 @@ from radixserve.runner.runner import ModelRunner
 from radixserve.sampling.noise import choice_seed
 from radixserve.sampling.params import SamplingDefaults, SamplingParams
 from radixserve.scheduler.plan import PlannedRow, StepPlan
+from radixserve.types import SampledToken
 from tests.support.checkpoints import load_reference, make_checkpoint
 
 PAGE_SIZE = 4
@@ -71,9 +73,9 @@ def request_of(
 def run(runner: ModelRunner, *rows: tuple[Request, int], copies: tuple[PageCopy, ...] = ()) -> None:
     """One step in which each request runs at most so many of its tokens, then progress is noted."""
     planned = []
-    for request, count in rows:
+    for request, limit in rows:
         start = request.num_computed_tokens
-        count = min(count, request.num_tokens - start)
+        count = min(limit, request.num_tokens - start)
         planned.append(PlannedRow(request, start, count, int(start + count == request.num_tokens)))
     result = runner.run(StepPlan(tuple(planned), copies))
     for row, sampled in zip(planned, result.sampled, strict=True):
@@ -121,25 +123,25 @@ def test_a_copied_page_serves_as_the_original(runner: ModelRunner) -> None:
 
 def test_forks_draw_as_their_choices_would_alone(runner: ModelRunner) -> None:
     prompt = prompts()[-2]
-    request = request_of(prompt, list(range(10)), seed=5, temperature=1.5, n=4)
+    request = request_of(prompt, list(range(10)), seed=5, temperature=20.0, n=4)
     plan = StepPlan((PlannedRow(request, 0, len(prompt), 4),), ())
     (forked,) = runner.run(plan).sampled
-    alone = []
+    alone: list[SampledToken | None] = []
     for index in range(4):
-        choice = request_of(prompt, list(range(10)), index=index, seed=5, temperature=1.5)
+        choice = request_of(prompt, list(range(10)), index=index, seed=5, temperature=20.0)
         alone += runner.run(StepPlan((PlannedRow(choice, 0, len(prompt), 1),), ())).sampled[0]
     assert list(forked) == alone
-    seeded = request_of(prompt, list(range(10)), seed=choice_seed(5, 2), temperature=1.5)
+    seeded = request_of(prompt, list(range(10)), seed=choice_seed(5, 2), temperature=20.0)
     (own,) = runner.run(StepPlan((PlannedRow(seeded, 0, len(prompt), 1),), ())).sampled[0]
     assert own == forked[2]
 
 
 def test_noise_follows_the_position(runner: ModelRunner) -> None:
     """Preempted and resumed, a request draws the tokens that it would have drawn anyway."""
-    request = request_of(prompts()[2], list(range(10)), seed=3, temperature=1.5)
+    request = request_of(prompts()[2], list(range(10)), seed=3, temperature=20.0)
     for _ in range(12):
         run(runner, (request, 100))
-    resumed = request_of(prompts()[2], list(range(20, 30)), seed=3, temperature=1.5)
+    resumed = request_of(prompts()[2], list(range(20, 30)), seed=3, temperature=20.0)
     for token in request.output_ids[:6].tolist():
         resumed.append(token)
     for _ in range(6):
@@ -218,5 +220,5 @@ def test_dtype(has_hardware: bool, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("machine", ["x86_64", "aarch64", "riscv64"])
 def test_any_processor_can_be_asked(machine: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(make.platform, "machine", lambda: machine)
+    monkeypatch.setattr(platform, "machine", lambda: machine)
     assert make.multiplies_bfloat16() in (True, False)

@@ -35,7 +35,7 @@ def make_row(
 
 
 def kept_tokens(logits: torch.Tensor, params: SamplingParams) -> list[tuple[int, float]]:
-    """(token, weight) of what temperature, top-k, top-p and min-p leave, best first. By the book."""
+    """(token, weight) of what temperature, top-k, top-p and min-p leave, best first."""
     assert params.temperature
     assert params.top_k is not None
     assert params.top_p is not None
@@ -46,7 +46,8 @@ def kept_tokens(logits: torch.Tensor, params: SamplingParams) -> list[tuple[int,
         ranked = ranked[: params.top_k]
     weights = [(token, math.exp(value)) for token, value in ranked]
     total = math.fsum(weight for _, weight in weights)
-    kept, before = [], 0.0
+    kept: list[tuple[int, float]] = []
+    before = 0.0
     for token, weight in weights:
         within = before < params.top_p * total or params.top_p == 1.0
         if not kept or (within and weight >= params.min_p):

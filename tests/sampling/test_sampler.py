@@ -1,6 +1,7 @@
 """The sampler as a whole: greedy, distributions, seeds, log-probabilities, broken rows."""
 
 import random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -51,7 +52,7 @@ def test_greedy_is_the_lowest_id_of_the_greatest_logit(dtype: torch.dtype) -> No
         {"temperature": 2.0, "top_k": 50, "top_p": 0.95, "min_p": 0.01},
     ],
 )
-def test_tokens_are_drawn_with_their_probabilities(params: dict[str, float]) -> None:
+def test_tokens_are_drawn_with_their_probabilities(params: dict[str, Any]) -> None:
     """Chi-square over 10,000 seeds, rare tokens pooled; the seeds are fixed, so is the outcome."""
     count, logits = 10_000, logits_of(1)
     rows = [make_row(seed=seed, position=3, **params) for seed in range(count)]
@@ -153,7 +154,7 @@ def test_all_alternatives_sum_to_one() -> None:
         {"temperature": 1.0, "top_p": 0.5},
     ],
 )
-def test_a_broken_row_is_marked_and_disturbs_nobody(bad: float, params: dict[str, float]) -> None:
+def test_a_broken_row_is_marked_and_disturbs_nobody(bad: float, params: dict[str, Any]) -> None:
     logits = logits_of(3)
     rows = [make_row(n, seed=n, **params) for n in range(3)]
     sampler = Sampler(VOCAB, "cpu")

@@ -14,7 +14,7 @@ from radixserve_frontend.openai.dialect import (
     check_stream_options,
 )
 from radixserve_frontend.openai.logprobs import chat_logprobs
-from radixserve_frontend.openai.params import cache_namespace, chat_params
+from radixserve_frontend.openai.params import cache_namespace, chat_params, max_tokens_field
 from radixserve_frontend.openai.reply import CollectedChoice, Envelope
 from radixserve_frontend.openai.schema import ChatRequest
 from radixserve_frontend.openai.validation import validate
@@ -51,6 +51,7 @@ class ChatDialect:
             reply=ChatReply(envelope, tokenizer, n=params.n),
             stream=request.wants_stream,
             stream_usage=request.wants_stream_usage,
+            field_names={"prompt": "messages", "max_tokens": max_tokens_field(request)},
         )
 
 

@@ -7,7 +7,8 @@
 everything else runs on the event loop, once per delta, and has to be cheap.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from radixserve.errors import InvalidRequestError, UnknownModelError
@@ -26,6 +27,8 @@ class Prepared:
     reply: Reply
     stream: bool
     stream_usage: bool
+    field_names: Mapping[str, str] = field(default_factory=dict)
+    """What this dialect calls the fields that the engine blames ("prompt", "max_tokens")."""
 
 
 class Dialect(Protocol):

@@ -18,7 +18,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from radixserve.engine.interface import Engine
-from radixserve.errors import RadixServeError
+from radixserve.errors import InvalidRequestError, RadixServeError
 from radixserve_frontend.body import read_json_body
 from radixserve_frontend.config import ServerConfig
 from radixserve_frontend.disconnect import run_while_connected
@@ -58,7 +58,7 @@ class GenerationEndpoint:
                 return json_response(
                     await run_while_connected(request.receive, self._collect(prepared, record))
                 )
-            generation = await Generation.start(self._engine, prepared.job, record)
+            generation = await self._start(prepared, record)
         return EventStream(
             self._events(prepared, generation, record),
             close=generation.aclose,
@@ -68,8 +68,16 @@ class GenerationEndpoint:
             ping_s=self._config.sse_ping_s,
         )
 
+    async def _start(self, prepared: Prepared, record: RequestRecord) -> Generation:
+        try:
+            return await Generation.start(self._engine, prepared.job, record)
+        except InvalidRequestError as error:
+            # Blame the field by the name under which the client knows it.
+            error.param = prepared.field_names.get(error.param or "", error.param)
+            raise
+
     async def _collect(self, prepared: Prepared, record: RequestRecord) -> dict[str, Any]:
-        generation = await Generation.start(self._engine, prepared.job, record)
+        generation = await self._start(prepared, record)
         try:
             n = prepared.job.params.n
             async with aclosing(generation.deltas()) as deltas:
@@ -90,10 +98,17 @@ class GenerationEndpoint:
                     events = reply.chunk(prompt * n + delta.index, delta)
                     if events:
                         yield events
-        except RadixServeError as error:
-            record.outcome = "error"
-            logger.warning("%s failed in mid-stream: %s", record.request_id, error)
-            yield frame(encode_json(error_answer(error).body()))
+        except Exception as error:
+            # Too late for a status; whatever it was, the client must not take this for the end.
+            answer = error_answer(error)
+            record.outcome, record.error_code = "error", answer.code
+            logger.warning(
+                "request %s failed in mid-stream: %s",
+                record.request_id,
+                error,
+                exc_info=not isinstance(error, RadixServeError),
+            )
+            yield frame(encode_json(answer.body()))
             return
         if prepared.stream_usage:
             yield reply.usage_chunk(usage_of(generation))

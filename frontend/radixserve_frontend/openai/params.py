@@ -19,16 +19,17 @@ def chat_params(request: ChatRequest) -> SamplingParams:
             "set logprobs to true or leave top_logprobs out",
             param="top_logprobs",
         )
-    # OpenAI's successor of max_tokens wins where both are sent.
-    max_tokens, max_tokens_field = request.max_tokens, "max_tokens"
-    if request.max_completion_tokens is not None:
-        max_tokens, max_tokens_field = request.max_completion_tokens, "max_completion_tokens"
     return _params(
         request,
         logprobs=(request.top_logprobs or 0) if request.logprobs else None,
-        max_tokens=max_tokens,
-        names={"max_tokens": max_tokens_field},
+        max_tokens=getattr(request, max_tokens_field(request)),
+        names={"max_tokens": max_tokens_field(request)},
     )
+
+
+def max_tokens_field(request: ChatRequest) -> str:
+    """Which of its two names limits the answer: the newer wins where both are sent."""
+    return "max_tokens" if request.max_completion_tokens is None else "max_completion_tokens"
 
 
 def completion_params(request: CompletionRequest) -> SamplingParams:

@@ -1,7 +1,7 @@
 """The meaning of paged attention, written to be read: every backend is tested against it.
 
-A row with ``n`` new tokens has ``L`` keys, the new ones included. Its query ``i`` stands at position
-``L - n + i`` and sees keys ``0 .. L - n + i``:
+A row with ``n`` new tokens has ``L`` keys, the new ones included. Its query ``i`` stands at
+position ``L - n + i`` and sees keys ``0 .. L - n + i``:
 
     out[i, h] = softmax_j(scale * q[i, h] . k[j, h // G]) . v[j, h // G]        (G heads a KV head)
 
@@ -26,7 +26,7 @@ def paged_attention_reference(
 
     ``query``: [T, num_heads, head_dim]; ``keys``, ``values``: [num_pages, page_size, num_kv_heads,
     head_dim]; ``query_start``: int[B+1]; ``context_lens``: int[B]; ``page_table``: int[B,
-    max_pages], of which only the first ``ceil(context_lens[b] / page_size)`` entries of row ``b`` are read.
+    max_pages], of which row ``b`` uses its first ``ceil(context_lens[b] / page_size)`` entries.
     Returns float32 (or float64) [T, num_heads, head_dim].
 
     *Cost* of order ``sum(n * L)`` a head, in plain tensor arithmetic.
