@@ -202,16 +202,26 @@ class PrefixCache:
         )
 
     def _plan_copy(self, source: PageId) -> PageCopy:
-        target = PageId(int(self._allocate(1)[0]))
-        # The source must outlive the step even if the tree lets go of it meanwhile.
-        self.pool.use(np.array([source], dtype=np.int32))
-        return PageCopy(source, target)
+        # The source must outlive the step, and before that the eviction that makes room for the
+        # target, even if the tree lets go of it meanwhile.
+        held = np.array([source], dtype=np.int32)
+        self.pool.use(held)
+        try:
+            target = self._allocate(1)
+        except OutOfPagesError:
+            self.pool.unuse(held)
+            raise
+        return PageCopy(source, PageId(int(target[0])))
 
     def _allocate(self, num_pages: int) -> PageArray:
         num_short = num_pages - self.pool.free_pages
-        # All cached pages are evictable. If they are too few, evict nothing in vain.
-        if 0 < num_short <= self.pool.cached_pages:
-            self.evict(num_short)
+        if num_short > 0:
+            # All cached pages are evictable. If they are too few, evict nothing in vain.
+            num_evictable = self.pool.cached_pages
+            if num_short > num_evictable:
+                num_evictable += self.tree.num_superseded_pages()
+            if num_short <= num_evictable:
+                self.evict(num_short)
         return self.pool.allocate(num_pages)
 
     # Making room

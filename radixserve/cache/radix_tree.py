@@ -55,6 +55,10 @@ from radixserve.errors import ConfigError
 from radixserve.ids import Namespace, PageArray, TokenArray
 
 
+def _lock_count(node: Node) -> int:
+    return node.lock_count
+
+
 def _key(node: Node) -> int:
     return int(node.tokens[0])
 
@@ -211,19 +215,12 @@ class RadixTree:
     def _replace_partial_page(self, node: Node, page: PageArray) -> None:
         """Let ``page`` take the place of ``node``'s partial last page, if only this path holds it.
 
-        After splits inside the page several nodes in a row list it; all of them are locked, by the
-        caller's lease at least, so each accounts for one node and one use. Any further holder (a
-        sibling edge, a pending copy) keeps it.
+        After splits inside the page several nodes in a row list it; all of them are locked (as
+        ``node`` is), so each accounts for one node and one use. Any further holder (a sibling
+        edge, a pending copy) keeps it.
         """
         old = node.last_page.copy()
-        page_start = (node.end - 1) // self.page_size * self.page_size
-        holders = [node]
-        while holders[-1].start > page_start:
-            above = holders[-1].parent
-            assert above is not None
-            if above.last_page[0] != old[0]:
-                break
-            holders.append(above)
+        holders = self._holders_of_last_page(node)
         old_page = int(old[0])
         if not self.pool.node_count(old_page) == self.pool.use_count(old_page) == len(holders):
             return
@@ -233,6 +230,18 @@ class RadixTree:
             holder.last_page[:] = page
             self.pool.unuse(old)
             self.pool.detach(old)
+
+    def _holders_of_last_page(self, node: Node) -> list[Node]:
+        """``node`` and those right above it that list its last page too, after splits inside it."""
+        page_start = (node.end - 1) // self.page_size * self.page_size
+        holders = [node]
+        while holders[-1].start > page_start:
+            above = holders[-1].parent
+            assert above is not None
+            if above.last_page[0] != node.last_page[0]:
+                break
+            holders.append(above)
+        return holders
 
     # Splitting and merging
 
@@ -320,6 +329,10 @@ class RadixTree:
         """
         before = self.pool.free_pages
         wanted = before + num_pages
+        if num_pages > self.pool.cached_pages:
+            for node, heir in list(self._superseded()):
+                if self.pool.free_pages < wanted:
+                    self._replace_partial_page(node, heir.pages[:1])
         while self.pool.free_pages < wanted and (leaf := self.policy.victim()) is not None:
             self._trim(leaf, wanted)
         return self.pool.free_pages - before
@@ -344,6 +357,36 @@ class RadixTree:
         elif self._merges_with_child(parent):
             # An unlocked parent had two children at least, so it never becomes a leaf by itself.
             self._merge_chain(parent)
+        elif parent.lock_count and parent.children and parent.end % self.page_size:
+            # The leaf may have been the last to need the parent's partial page beside the parent.
+            heir = max(parent.children.values(), key=_lock_count)
+            self._replace_partial_page(parent, heir.pages[:1])
+
+    def num_superseded_pages(self) -> int:
+        """How many locked pages no lease reads: evicting can make them free too.
+
+        *Cost*: O(locked nodes + their children).
+        """
+        return sum(1 for _ in self._superseded())
+
+    def _superseded(self) -> Iterator[tuple[Node, Node]]:
+        """Locked nodes whose partial last page is of no use to any lease, each with a child that
+        can supply another.
+
+        Such a page is kept for the sake of unlocked edges that list it too, or because a copy was
+        waiting for it when it could have been replaced.
+        """
+        stack: list[Node] = [root for root in self._roots.values() if root.lock_count]
+        while stack:
+            node = stack.pop()
+            below = [child for child in node.children.values() if child.lock_count]
+            stack.extend(below)
+            if below and node.end % self.page_size:
+                page = int(node.last_page[0])
+                is_read = any(int(child.pages[0]) == page for child in below)
+                num_locked = len(self._holders_of_last_page(node))
+                if not is_read and self.pool.use_count(page) == num_locked:
+                    yield node, below[0]
 
     def forget(self, namespace: Namespace) -> int:
         """Drop every unlocked node of a namespace; returns how many pages became free.

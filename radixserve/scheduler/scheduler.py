@@ -47,8 +47,8 @@ logger = logging.getLogger(__name__)
 class Scheduler:
     """Owns all requests from arrival to end.
 
-    Without ``enable_prefix_cache`` each request gets a namespace of its own, which is forgotten when
-    it ends: it finds nothing, leaves nothing, and still resumes from its own pages after a
+    Without ``enable_prefix_cache`` each request gets a namespace of its own, which is forgotten
+    when it ends: it finds nothing, leaves nothing, and still resumes from its own pages after a
     preemption.
     """
 
@@ -153,9 +153,12 @@ class Scheduler:
         budget = self._max_batch_tokens
         chunks: list[Request] = []
         for request in self.running:
+            if request.status is not Status.RUNNING:
+                # The victim of one before it.
+                continue
             if request.num_tokens - request.num_computed_tokens > 1:
                 chunks.append(request)
-            elif request.status is Status.RUNNING:
+            else:
                 self._plan_row(request, 1, rows)
         budget -= len(rows)
         if rows and max_chunk_tokens is not None:

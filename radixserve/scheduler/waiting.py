@@ -19,7 +19,8 @@ Deferral. A request whose next whole page is just being computed by a running on
 is set aside until the producer has committed the tokens both share, or leaves. It is no candidate
 meanwhile, and costs nothing per step.
 
-This module knows neither pages nor budgets. Costs: every operation O(log n) amortised.
+This module knows neither pages nor budgets. Costs: every operation O(log n) amortised, but
+``remove`` O(n).
 """
 
 import heapq
@@ -87,16 +88,22 @@ class WaitingQueue:
         self._push(entry)
 
     def remove(self, request: Request) -> None:
-        """Take out a request that was aborted."""
-        self._entries.pop(request).waiting = False
-        # A lazy heap that nobody pops from (nothing can be admitted) must not grow with aborts.
-        if len(self._by_arrival) > 64 + 4 * len(self._entries):
-            self._compact()
+        """Take out a request that was aborted. Who came after it has one less ahead.
+
+        *Cost*: O(waiting).
+        """
+        self._take_out(request)
+        for entry in self._entries.values():
+            if entry.request.arrival > request.arrival:
+                entry.deadline -= 1
 
     def admit(self, request: Request) -> None:
         """Take out a request that starts to run; everybody else has aged by one admission."""
-        self.remove(request)
+        self._take_out(request)
         self._num_admissions += 1
+
+    def _take_out(self, request: Request) -> None:
+        self._entries.pop(request).waiting = False
 
     def peek(self) -> Request | None:
         """The candidate that is next in order, if there is any. Does not take it out."""
@@ -164,6 +171,11 @@ class WaitingQueue:
         arrival = entry.request.arrival
         heapq.heappush(self._by_arrival, (arrival, entry))
         heapq.heappush(self._by_prefix, (-entry.num_cached_estimate, arrival, entry))
+        # Void items go when they come up, which those at the bottom may never do: if nothing can be
+        # admitted, or if requests with a longer prefix never cease to come.
+        longest = max(len(self._by_arrival), len(self._by_prefix), len(self._rotation))
+        if longest > 64 + 4 * len(self._entries):
+            self._compact()
 
     def _oldest(self) -> _Entry | None:
         while self._by_arrival:
@@ -176,7 +188,9 @@ class WaitingQueue:
     def _compact(self) -> None:
         candidates = [entry for entry in self._entries.values() if entry.is_candidate]
         self._rotation = deque(self._entries.values())
-        self._by_arrival = []
-        self._by_prefix = []
-        for entry in candidates:
-            self._push(entry)
+        self._by_arrival = [(entry.request.arrival, entry) for entry in candidates]
+        self._by_prefix = [
+            (-entry.num_cached_estimate, entry.request.arrival, entry) for entry in candidates
+        ]
+        heapq.heapify(self._by_arrival)
+        heapq.heapify(self._by_prefix)

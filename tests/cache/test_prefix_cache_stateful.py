@@ -281,9 +281,10 @@ class CacheMachine(RuleBasedStateMachine):
         if namespace is not None:
             self.forget(namespace)
             return
-        free, cached = self.cache.free_pages, self.cache.cached_pages
+        free = self.cache.free_pages
+        evictable = self.cache.cached_pages + self.cache.tree.num_superseded_pages()
         num_freed = self.cache.evict(num_pages)
-        assert min(num_pages, cached) <= num_freed <= min(num_pages + 1, cached)
+        assert min(num_pages, evictable) <= num_freed <= min(num_pages + 1, evictable)
         assert self.cache.free_pages == free + num_freed
         self.lossless &= num_pages == 0
 

@@ -322,6 +322,58 @@ def test_eviction_merges_and_counts_the_page_that_this_frees(cache: PrefixCache)
     cache.check_invariants()
 
 
+def test_eviction_frees_a_locked_page_that_no_lease_reads(cache: PrefixCache) -> None:
+    """The upper half of a split keeps the page for the lower half's sake, and for nobody else's."""
+    run(cache, "abcdef")
+    lease = start(cache, "abcde")
+    compute(cache, lease, "abcdexyz")
+    assert sketch(cache) == ["abcde 0 1*", "  f 1", "  xyz 2*"]
+    free = cache.free_pages
+    assert cache.cached_pages == 0
+    assert cache.tree.num_superseded_pages() == 1
+    assert cache.evict(1) == 1
+    assert sketch(cache) == ["abcde 0 2*", "  xyz 2*"]
+    assert cache.free_pages == free + 1
+    assert cache.tree.num_superseded_pages() == 0
+    cache.check_invariants([lease])
+
+
+def test_reserve_reaches_the_superseded_page_too() -> None:
+    cache = PrefixCache(4, 4)
+    run(cache, "abcdef")
+    lease = start(cache, "abcde")
+    compute(cache, lease, "abcdexyz")
+    cache.reserve(lease, 16)
+    assert cache.in_use_pages == 4
+    assert sorted(lease.page_table.tolist()) == [0, 1, 2, 3]
+    cache.check_invariants([lease])
+
+
+def test_eviction_frees_a_page_that_a_copy_was_waiting_for_when_it_was_superseded(
+    cache: PrefixCache,
+) -> None:
+    run(cache, "abcdef")
+    waiting = cache.acquire(DEFAULT_NAMESPACE, tokens_of("abcdef"))
+    lease = start(cache, "abcdef")
+    compute(cache, lease, "abcdefgh")
+    assert sketch(cache) == ["abcdef 0 1**", "  gh 3*"]
+    cache.finish_copy(waiting)
+    assert cache.cached_pages == 0
+    assert cache.evict(1) == 1
+    assert sketch(cache) == ["abcdef 0 3**", "  gh 3*"]
+    cache.check_invariants([waiting, lease])
+
+
+def test_a_page_that_a_copy_waits_for_is_not_superseded(cache: PrefixCache) -> None:
+    run(cache, "abcdef")
+    waiting = cache.acquire(DEFAULT_NAMESPACE, tokens_of("abcdef"))
+    lease = start(cache, "abcdef")
+    compute(cache, lease, "abcdefgh")
+    assert cache.tree.num_superseded_pages() == 0
+    assert cache.evict(1) == 0
+    cache.check_invariants([waiting, lease])
+
+
 def test_merging_above_a_fork_keeps_the_lower_node(cache: PrefixCache) -> None:
     # ab 0                     abcd 0
     #   X.. 3           ->       E.. 2

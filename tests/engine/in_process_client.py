@@ -1,7 +1,7 @@
 """A stand-in for ``EngineClient``: the same messages, as bytes, to a core in this very process.
 
-One step per turn of the event loop, so a test decides what happens between two steps, and afterwards
-it can ask the core itself whether anything has leaked.
+One step per turn of the event loop, so a test decides what happens between two steps, and
+afterwards it can ask the core itself whether anything has leaked.
 """
 
 import asyncio

@@ -17,7 +17,7 @@ SMALLEST_GAP = 1e-3
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """Greedy answers: ``tokens[i][j]`` is chosen from ``logits[i, j]`` (float32[prompt, step, V])."""
+    """Greedy: ``tokens[i][j]`` is chosen from ``logits[i, j]``; float32[prompt, step, token]."""
 
     tokens: list[list[int]]
     logits: torch.Tensor

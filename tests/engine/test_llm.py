@@ -53,14 +53,16 @@ def spoken(llm: LLM, token_ids: list[int]) -> str:
 
 def test_text_and_token_ids_are_the_same_prompt(llm: LLM) -> None:
     ids = llm.tokenizer.encode("Once upon a time")
-    outputs = llm.generate(["Once upon a time", ids, tuple(ids), np.array(ids)], GREEDY)
+    prompts: list[Any] = ["Once upon a time", ids, tuple(ids), np.array(ids)]
+    outputs = llm.generate(prompts, GREEDY)
     assert all(output.prompt_ids == list(ids) for output in outputs)
     assert len({tuple(output.token_ids) for output in outputs}) == 1
 
 
 def test_one_prompt_may_be_given_bare(llm: LLM) -> None:
     ids = llm.tokenizer.encode("Once")
-    for prompt in ("Once", ids, np.array(ids, np.int32)):
+    prompts: list[Any] = ["Once", ids, np.array(ids, np.int32)]
+    for prompt in prompts:
         (output,) = llm.generate(prompt, GREEDY)
         assert output.prompt_ids == list(ids)
 
@@ -90,7 +92,7 @@ def test_progress_counts_every_choice(llm: LLM, capsys: pytest.CaptureFixture[st
 
 
 def test_unknown_settings_and_models_are_refused() -> None:
-    with pytest.raises(ConfigError, match="unknown setting.*num_pagse"):
+    with pytest.raises(ConfigError, match=r"unknown setting.*num_pagse"):
         LLM(num_pagse=3)
     with pytest.raises(ConfigError, match="page_size is 0"):
         LLM(page_size=0)
@@ -117,7 +119,9 @@ def test_output_speaks_of_the_first_choice(llm: LLM) -> None:
 
 
 def test_logprobs_of_every_token(llm: LLM) -> None:
-    (output,) = llm.generate("Once", SamplingParams(temperature=1.0, seed=1, max_tokens=9, logprobs=3))
+    (output,) = llm.generate(
+        "Once", SamplingParams(temperature=1.0, seed=1, max_tokens=9, logprobs=3)
+    )
     assert output.logprobs is not None
     assert [entry.token_id for entry in output.logprobs] == output.token_ids
     for entry in output.logprobs:
@@ -149,7 +153,8 @@ def test_stop_string_ends_the_text_before_it_and_the_choice_in_the_engine(llm: L
 
 
 def test_stop_string_ends_one_choice_of_several(llm: LLM) -> None:
-    params = {"n": 3, "seed": 4, "temperature": 1.0, "max_tokens": 40, "ignore_eos": True}
+    params: dict[str, Any] = {"n": 3, "seed": 4, "temperature": 1.0, "max_tokens": 40}
+    params["ignore_eos"] = True
     (whole,) = llm.generate("Tell me", SamplingParams(**params))
     texts = [choice.text for choice in whole.choices]
     stop = next(

@@ -85,9 +85,7 @@ def test_any_schedule_gives_the_reference_tokens(
             _, row, max_tokens, n, namespace = event
             name = f"r{len(wanted)}"
             wanted[name] = (reference[row][:max_tokens], n)
-            driver.add(
-                make_request(name, PROMPTS[row], max_tokens, n=n, namespace=namespace)
-            )
+            driver.add(make_request(name, PROMPTS[row], max_tokens, n=n, namespace=namespace))
         else:
             # One of the newest: the others have mostly ended.
             driver.abort(f"r{len(wanted) - 1 - event[1]}", event[2])

@@ -18,7 +18,7 @@ from tests.engine.reference import (
     transformers_greedy,
 )
 
-NUM_TOKENS = 40
+NUM_TOKENS = 32
 PROMPTS = family_prompts(seed=3)
 LONGEST = max(map(len, PROMPTS)) + NUM_TOKENS
 
@@ -67,8 +67,7 @@ def together(llm: LLM, params: Any) -> Answers:
 def one_by_one(llm: LLM, params: Any) -> Answers:
     each = params if isinstance(params, list) else [params] * len(PROMPTS)
     return [
-        answers(llm.generate([prompt], own))[0]
-        for prompt, own in zip(PROMPTS, each, strict=True)
+        answers(llm.generate([prompt], own))[0] for prompt, own in zip(PROMPTS, each, strict=True)
     ]
 
 
@@ -105,7 +104,7 @@ def nothing_shared(llm: LLM) -> None:
 
 def under_pressure(llm: LLM) -> None:
     stats = llm.stats()
-    assert stats.preemptions > 8
+    assert stats.preemptions > 5
     assert stats.evicted_pages > 10
     # What was evicted from under the preempted was computed again.
     cold = stats.prompt_tokens - stats.cached_tokens + stats.generated_tokens - len(PROMPTS)

@@ -9,7 +9,7 @@ from radixserve.ids import RequestId
 from tests.support.simulation import Simulation, oracle
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     seed=st.integers(0, 2**32),
     page_size=st.sampled_from([1, 2, 4, 16]),
