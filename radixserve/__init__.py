@@ -23,7 +23,11 @@ _HOMES = {
 
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
+        import os  # noqa: PLC0415
         from importlib import import_module  # noqa: PLC0415
 
+        from radixserve.threads import spin_briefly  # noqa: PLC0415
+
+        spin_briefly(os.environ)
         return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -29,6 +29,7 @@ from radixserve.engine.messages import (
     encode,
 )
 from radixserve.errors import EngineDeadError, RadixServeError
+from radixserve.threads import spin_briefly
 from radixserve.types import EngineInfo
 
 logger = logging.getLogger(__name__)
@@ -79,13 +80,16 @@ class EngineClient:
         socket.setsockopt(zmq.SNDHWM, 0)
         socket.setsockopt(zmq.RCVHWM, 0)
         socket.bind(endpoint)
+        environ = os.environ | {"PYTHONUNBUFFERED": "1"}
+        spin_briefly(environ)
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
             "radixserve.engine.process",
             endpoint,
+            str(logger.getEffectiveLevel()),
             stdin=asyncio.subprocess.PIPE,
-            env=os.environ | {"PYTHONUNBUFFERED": "1"},
+            env=environ,
         )
         client = cls(process, context, socket, directory)
         try:

@@ -1,4 +1,4 @@
-"""The engine in a process of its own: ``python -m radixserve.engine.process ENDPOINT``.
+"""The engine in a process of its own: ``python -m radixserve.engine.process ENDPOINT LEVEL``.
 
 The step loop never waits for tokenizing, SSE or slow clients, and they never wait for it. The
 process reads its settings (one line of JSON) from standard input, loads the model, connects to the
@@ -43,14 +43,15 @@ LINGER_MS = 2000
 
 def main() -> int:
     """Serve one client until it goes. Returns the exit status: 0 unless start-up failed."""
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s engine: %(message)s")
+    endpoint, log_level = sys.argv[1:]
+    logging.basicConfig(level=int(log_level), format="%(levelname)s engine: %(message)s")
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     config = msgspec.json.decode(sys.stdin.buffer.readline(), type=EngineConfig)
     with zmq.Context() as context, context.socket(zmq.PAIR) as socket:
         socket.setsockopt(zmq.LINGER, LINGER_MS)
         socket.setsockopt(zmq.SNDHWM, 0)
         socket.setsockopt(zmq.RCVHWM, 0)
-        socket.connect(sys.argv[1])
+        socket.connect(endpoint)
         try:
             core = build_core(config, progress=True)
         except RadixServeError as error:

@@ -14,6 +14,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "config": {"errors"},
     "types": {"ids", "sampling.params"},
+    "threads": set(),
     "request": {"ids", "types", "cache", "sampling.params"},
     "memory": {"errors", "config"},
     "cache": COMMON,
@@ -34,7 +35,18 @@ MAY_IMPORT: dict[str, set[str]] = {
     "text": COMMON | {"sampling.params"},
     "demo": COMMON | {"text"},
     "engine": COMMON
-    | {"request", "memory", "cache", "scheduler", "runner", "model", "text", "demo", "sampling"},
+    | {
+        "threads",
+        "request",
+        "memory",
+        "cache",
+        "scheduler",
+        "runner",
+        "model",
+        "text",
+        "demo",
+        "sampling",
+    },
     "llm": COMMON | {"engine", "text", "sampling.params"},
     "radixserve_kernels": set(),
     "radixserve_frontend": COMMON
