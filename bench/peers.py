@@ -1,7 +1,8 @@
 """Output tokens per second beside transformers' own continuous batching, in one process.
 
-Both load the same checkpoint in bfloat16 and run the same prompts, greedily, alternating, each from
-an empty cache; both share prefixes within a run. The first round of each warms up and is not counted.
+Both load the same checkpoint in bfloat16 and run the same prompts, greedily, alternating, each
+from an empty cache; both share prefixes within a run. The first round of each warms up and is not
+counted.
 
     python -m bench.peers [--rounds 5]
 """
@@ -13,13 +14,14 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM, GenerationConfig
 
-from bench.support.checkpoint import RECIPE, bench_checkpoint
+from bench.support.checkpoint import VOCAB_SIZE, bench_checkpoint
 from bench.support.machine import print_machine
 from radixserve import LLM, SamplingParams
 
@@ -41,8 +43,8 @@ class Workload:
 
     def prompts(self) -> list[list[int]]:
         rng = np.random.default_rng(0)
-        shared = rng.integers(300, RECIPE["vocab_size"], self.shared).tolist()
-        own = rng.integers(300, RECIPE["vocab_size"], (self.num_prompts, self.own)).tolist()
+        shared = rng.integers(300, VOCAB_SIZE, self.shared).tolist()
+        own = rng.integers(300, VOCAB_SIZE, (self.num_prompts, self.own)).tolist()
         return [shared + one for one in own]
 
 
@@ -89,8 +91,8 @@ def main() -> None:
         for workload in WORKLOADS:
             ours, theirs = [], []
             for _ in tqdm(range(rounds + 1), desc=workload.name):
-                ours.append(rate(lambda w=workload: run_ours(llm, w)))
-                theirs.append(rate(lambda w=workload: run_transformers(reference, w)))
+                ours.append(rate(partial(run_ours, llm, workload)))
+                theirs.append(rate(partial(run_transformers, reference, workload)))
             ratio = statistics.median(a / b for a, b in zip(ours[1:], theirs[1:], strict=True))
             results.append(
                 {
@@ -102,11 +104,12 @@ def main() -> None:
                     "wanted_ratio": workload.wanted_ratio,
                 }
             )
-    print(f"\n{'workload':<46} {'radixserve':>11} {'transformers':>13} {'ratio':>6} {'wanted':>7}")
+    print("\n| output tokens/s | radixserve | transformers | ratio | wanted |")
+    print("|---|---|---|---|---|")
     for row in results:
         print(
-            f"{row['workload']:<46} {row['radixserve_tok_s']:>7} t/s {row['transformers_tok_s']:>9} t/s"
-            f" {row['ratio']:>6} {row['wanted_ratio']:>7}"
+            f"| {row['workload']} | {row['radixserve_tok_s']} | {row['transformers_tok_s']} "
+            f"| {row['ratio']}x | {row['wanted_ratio']}x |"
         )
     print(json.dumps({"bench": "peers", "machine": facts, "results": results}))
 

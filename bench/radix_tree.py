@@ -1,7 +1,7 @@
 """What the radix tree costs: matching a long prompt, and working in trees of up to a million nodes.
 
-    python bench/radix_tree.py                  everything (about a minute, 1 GB)
-    python bench/radix_tree.py --sizes 1000 10000 --rounds 20
+    python -m bench.radix_tree                  everything (about a minute, 1 GB)
+    python -m bench.radix_tree --sizes 1000 10000 --rounds 20
 
 1. A prompt of 100,000 tokens, cached in 1, 10 and 50 nodes, is matched. Limit: 2 ms.
 2. Trees of 1,000 ... 1,000,000 nodes, all three edges deep, one page an edge. In each: match a
@@ -21,7 +21,6 @@ Last line: one JSON object.
 import argparse
 import gc
 import json
-import platform
 import statistics
 import sys
 import time
@@ -33,6 +32,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from bench.support.machine import print_machine
 from radixserve.cache.prefix_cache import PrefixCache
 from radixserve.ids import DEFAULT_NAMESPACE, TokenArray
 
@@ -52,23 +52,6 @@ class Timings:
     match: list[float] = field(default_factory=list)
     insert: list[float] = field(default_factory=list)
     evict: list[float] = field(default_factory=list)
-
-
-def describe_machine() -> dict[str, str | int]:
-    """Processor, logical cores, versions."""
-    model = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    cores = 0
-    if cpuinfo.exists():
-        lines = cpuinfo.read_text().splitlines()
-        names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-        model, cores = (names[0] if names else model), len(names)
-    return {
-        "cpu": model,
-        "cores": cores,
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-    }
 
 
 def run_request(cache: PrefixCache, tokens: TokenArray) -> None:
@@ -257,8 +240,7 @@ def main() -> int:
     parser.add_argument("--ops", type=int, default=200, help="Operations of each kind a round.")
     arguments = parser.parse_args()
 
-    machine = describe_machine()
-    print(", ".join(f"{name} {value}" for name, value in machine.items()))
+    machine = print_machine()
     gc.disable()
     long_prompts = measure_long_prompts(arguments.rounds)
     decode_step = measure_decode_step(arguments.rounds)

@@ -29,7 +29,9 @@ class EngineConfig:
     )
     revision: str | None = option(None, "Revision (branch, tag, commit) of a Hugging Face model.")
     device: str = option(
-        "auto", "Where the model runs. 'auto' takes a GPU if there is one.", choices=("auto", "cpu")
+        "auto",
+        "Where the model runs; for now on the CPU, whatever else there is.",
+        choices=("auto", "cpu"),
     )
     dtype: str = option(
         "auto",

@@ -119,3 +119,4 @@ class EngineInfo:
     eos_token_ids: list[int]
     sampling_defaults: SamplingDefaults
     load_seconds: float
+    """From the first look at the checkpoint until a step could run."""

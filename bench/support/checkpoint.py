@@ -12,8 +12,10 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from radixserve.demo import write_byte_tokenizer
 
-RECIPE = {
-    "vocab_size": 16384,
+VOCAB_SIZE = 16384
+
+_RECIPE = {
+    "vocab_size": VOCAB_SIZE,
     "hidden_size": 768,
     "intermediate_size": 2048,
     "num_hidden_layers": 12,
@@ -31,7 +33,7 @@ def bench_checkpoint() -> Path:
     done = directory / "done"
     if not done.exists():
         torch.manual_seed(0)
-        config = Qwen3Config(**RECIPE, dtype=torch.bfloat16, bos_token_id=256, eos_token_id=257)
+        config = Qwen3Config(**_RECIPE, dtype=torch.bfloat16, bos_token_id=256, eos_token_id=257)
         Qwen3ForCausalLM(config).to(torch.bfloat16).save_pretrained(directory)
         write_byte_tokenizer(directory)
         done.touch()

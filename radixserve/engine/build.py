@@ -3,6 +3,8 @@
 The one place where runner, scheduler and cache meet. Cost: reads the weights once.
 """
 
+import time
+
 from radixserve.cache.prefix_cache import PrefixCache
 from radixserve.config import DEMO_MODEL, EngineConfig
 from radixserve.demo import ensure_demo_model
@@ -20,6 +22,7 @@ def build_core(config: EngineConfig, *, progress: bool) -> EngineCore:
 
     ``progress`` shows a bar while weights load. *Raises* ``ModelError`` or ``ConfigError``.
     """
+    begun_s = time.perf_counter()
     if config.model == DEMO_MODEL:
         directory = ensure_demo_model()
     else:
@@ -49,6 +52,6 @@ def build_core(config: EngineConfig, *, progress: bool) -> EngineCore:
         kv_cache_bytes=found.kv_cache_bytes,
         eos_token_ids=list(model_config.eos_token_ids),
         sampling_defaults=model_config.sampling_defaults,
-        load_seconds=found.load_seconds,
+        load_seconds=time.perf_counter() - begun_s,
     )
     return EngineCore(info, runner, scheduler, cache, Pacer(config.max_itl_stretch))

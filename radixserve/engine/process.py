@@ -12,6 +12,7 @@ and the process ends, however the client died. Interrupts from the terminal go t
 decides. Nothing here knows text or HTTP.
 """
 
+import gc
 import logging
 import signal
 import sys
@@ -57,6 +58,9 @@ def main() -> int:
         except RadixServeError as error:
             _send(socket, Failed(type(error).__name__, str(error)))
             return 1
+        # What was loaded stays; the collector need not look through it ever again.
+        gc.collect()
+        gc.freeze()
         _send(socket, Ready(core.info))
         _serve(core, socket)
     return 0

@@ -2,7 +2,6 @@
 
 import logging
 import platform
-import time
 from pathlib import Path
 
 import torch
@@ -32,7 +31,6 @@ def make_runner(
     it or this machine.
     *Cost*: reads the weights once; reserves the KV cache's memory.
     """
-    begun_s = time.perf_counter()
     if config.num_threads is not None:
         torch.set_num_threads(config.num_threads)
     # "auto" and "cpu" mean the same until there is another device.
@@ -82,17 +80,15 @@ def make_runner(
         page_size=config.page_size,
         num_pages=num_pages,
         kv_cache_bytes=kv.num_bytes,
-        load_seconds=time.perf_counter() - begun_s,
     )
     runner = ModelRunner(model, kv, attention, Sampler(model_config.vocab_size, device), info)
     runner.warm_up(min(WARM_UP_TOKENS, model.max_model_len, num_pages * config.page_size))
     logger.info(
-        "%s in %s on %s, %d threads, ready after %.1f s",
+        "%s in %s on %s, %d thread(s)",
         info.architecture,
         info.dtype,
         info.device,
         torch.get_num_threads(),
-        time.perf_counter() - begun_s,
     )
     return runner
 

@@ -36,8 +36,6 @@ class RunnerInfo:
     page_size: int
     num_pages: int
     kv_cache_bytes: int
-    load_seconds: float
-    """From the first look at the checkpoint to the end of the warm-up."""
 
 
 class ModelRunner:

@@ -139,7 +139,8 @@ async def test_what_prevents_the_start_arrives_as_what_it_is(
 def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str) -> None:
     """Let the next engine process run ``body`` in place of the engine."""
     script = tmp_path / "stand_in.py"
-    script.write_text(f"import sys\nendpoint = sys.argv[-1]\n{body}\n")
+    find = "endpoint = next(word for word in sys.argv if word.startswith('ipc://'))"
+    script.write_text(f"import sys\n{find}\n{body}\n")
     python = tmp_path / "python"
     python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{script}" "$@"\n')
     python.chmod(0o755)
@@ -264,7 +265,7 @@ async def test_killing_the_engine_ends_its_streams(demo_dir: Path) -> None:
 
 
 ORPHANING = """
-import asyncio, sys
+import asyncio, logging, sys
 from radixserve.config import EngineConfig
 from radixserve.engine.client import EngineClient
 
@@ -276,6 +277,7 @@ async def main():
     print("ready", client.pid, flush=True)
     await asyncio.Event().wait()
 
+logging.basicConfig(level=logging.INFO)
 asyncio.run(main())
 """
 
