@@ -99,15 +99,15 @@ class TorchAttention:
         """One row of several tokens, whose own keys are the last of ``chunk.keys``."""
         num_tokens, length = chunk.last - chunk.first, chunk.keys.length
         start = length - num_tokens
-        k = self._view_or_gather(flat_keys, chunk.keys, "keys")
-        v = self._view_or_gather(flat_values, chunk.keys, "values")
+        k = self._gather_by_head(flat_keys, chunk.keys, "keys")
+        v = self._gather_by_head(flat_values, chunk.keys, "values")
         block = MAX_SCORES // (self._num_kv_heads * self._group * length)
         block = min(num_tokens, max(MIN_BLOCK_TOKENS, block))
         for first in range(0, num_tokens, block):
             last = min(first + block, num_tokens)
             tokens = slice(chunk.first + first, chunk.first + last)
             visible = start + last
-            attended = self._product.attend(query[tokens], k[:visible], v[:visible])
+            attended = self._product.attend(query[tokens], k[:, :visible], v[:, :visible])
             out[tokens].copy_(attended)
 
     # -- single rows -------------------------------------------------------------------------------
@@ -192,8 +192,17 @@ class TorchAttention:
             )
         return gathered
 
-    def _view_or_gather(self, flat: torch.Tensor, keys: KeySet, name: str) -> torch.Tensor:
-        """The same, but a view where they are one run: for a reader that copies anyway."""
-        if len(keys.runs) == 1:
-            return flat[keys.runs[0].slot : keys.runs[0].slot + keys.length]
-        return self._gather(flat, keys, name)
+    def _gather_by_head(self, flat: torch.Tensor, keys: KeySet, name: str) -> torch.Tensor:
+        """The same with each head's keys (or values) contiguous, [Hkv, length, D], as matrix
+        products want them: over others torch copies them into fresh memory, or runs several times
+        slower."""
+        by_head = flat.transpose(0, 1)
+        shape = (by_head.shape[0], keys.length, by_head.shape[2])
+        gathered = self._scratch.take(name, shape, flat.dtype)
+        if keys.index is not None:
+            return torch.index_select(by_head, 1, keys.index, out=gathered)
+        for run in keys.runs:
+            gathered[:, run.first : run.first + run.length].copy_(
+                by_head[:, run.slot : run.slot + run.length]
+            )
+        return gathered
