@@ -1,0 +1,12 @@
+"""Every measurement of the project: ``python -m bench.NAME``.
+
+Before any of them loads torch, its OpenMP threads are told not to spin for long, as the server's
+are: otherwise whatever else the machine does is in the figures tenfold. It holds for every engine
+that a benchmark compares.
+"""
+
+import os
+
+from radixserve.threads import spin_briefly
+
+spin_briefly(os.environ)
