@@ -71,8 +71,16 @@ class EngineConfig:
             ("num_threads", 1, 1024),
         ):
             value = getattr(self, name)
-            if value is not None and not low <= value <= high:
+            if value is None and self.__dataclass_fields__[name].default is None:
+                continue
+            if isinstance(value, bool) or not isinstance(value, int):
+                raise ConfigError(f"{name} is {value!r}; it must be a whole number")
+            if not low <= value <= high:
                 raise ConfigError(f"{name} is {value}; it must lie in [{low}, {high}]")
+        for name in ("kv_cache_gib", "max_itl_stretch"):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, int | float):
+                raise ConfigError(f"{name} is {value!r}; it must be a number")
         if self.kv_cache_gib is not None and not 0 < self.kv_cache_gib < 2**20:
             raise ConfigError(f"kv_cache_gib is {self.kv_cache_gib}; it must be positive")
         if self.max_itl_stretch is not None and not self.max_itl_stretch > 1:

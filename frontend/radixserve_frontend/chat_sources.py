@@ -21,6 +21,7 @@ from radixserve.engine.interface import Engine, TextDelta
 from radixserve.errors import ConfigError, RadixServeError
 from radixserve.sampling.params import SamplingParams
 from radixserve_frontend.config import ChatConfig, engine_config
+from radixserve_frontend.json_text import encode_json
 
 Messages = Sequence[Mapping[str, str]]
 
@@ -163,7 +164,13 @@ class HttpSource:
         usage: Mapping[str, Any] = {}
         body = {**self._settings, "messages": list(messages)}
         try:
-            with self._client.stream("POST", "chat/completions", json=body) as response:
+            with self._client.stream(
+                "POST",
+                "chat/completions",
+                # Not json=, which fails on what is not Unicode; the server refuses it in words.
+                content=encode_json(body),
+                headers={"Content-Type": "application/json"},
+            ) as response:
                 if response.status_code != 200:
                     raise AnswerError(_error_message(response.read(), response.status_code))
                 for event in _events(response.iter_bytes()):

@@ -10,6 +10,8 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import anyio
+
 from radixserve.engine.interface import Engine
 from radixserve.errors import EngineDeadError, ShuttingDownError
 
@@ -25,6 +27,7 @@ class Lifecycle:
         self._idle = asyncio.Event()
         self._idle.set()
         self._is_draining = False
+        self._receiving: set[anyio.CancelScope] = set()
 
     @property
     def is_draining(self) -> bool:
@@ -43,6 +46,23 @@ class Lifecycle:
             raise EngineDeadError("the engine process has ended; the server cannot answer")
 
     @contextmanager
+    def receiving(self) -> Iterator[None]:
+        """End the body of this ``with``, which reads a request, when a drain begins: a client that
+        sends slowly, or never ends, must not hold a shutdown up.
+
+        *Raises* ``ShuttingDownError`` then; and what ``check_accepting`` raises.
+        """
+        self.check_accepting()
+        with anyio.CancelScope() as scope:
+            self._receiving.add(scope)
+            try:
+                yield
+            finally:
+                self._receiving.remove(scope)
+        if scope.cancelled_caught:
+            self.check_accepting()
+
+    @contextmanager
     def in_flight(self) -> Iterator[None]:
         """Make ``drain`` wait for the body of this ``with``."""
         self._num_in_flight += 1
@@ -57,6 +77,8 @@ class Lifecycle:
     async def drain(self, timeout_s: float) -> None:
         """Refuse what is new, wait for what runs, then close the engine, which aborts the rest."""
         self._is_draining = True
+        for scope in self._receiving:
+            scope.cancel()
         logger.info(
             "draining: %d answers in flight, at most %.1f s", self._num_in_flight, timeout_s
         )

@@ -4,6 +4,7 @@ Reads lines from stdin (a person's or a pipe's), writes answers to stdout. Ctrl-
 ends that answer and keeps what there is of it; at the prompt it, or Ctrl-D, ends the program.
 """
 
+import io
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -35,6 +36,11 @@ ReadLine = Callable[[], str | None]
 def run_terminal(config: ChatConfig) -> int:
     """Chat until the user ends it; return the exit status. *Raises* ``RadixServeError`` if there is
     nobody to chat with."""
+    for stream in (sys.stdin, sys.stdout):
+        # A pipe may hold what is not text, and a terminal may lack a character that a model says:
+        # neither is a reason to end.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     console = Console(highlight=False, soft_wrap=True)
     is_person = sys.stdin.isatty()
     if is_person:
@@ -43,7 +49,8 @@ def run_terminal(config: ChatConfig) -> int:
             import readline  # noqa: F401, PLC0415
     with open_source(config) as source:
         if is_person:
-            console.print(f"[bold]{source.name}[/bold]. /help lists the commands.", markup=True)
+            console.print(_visible(source.name), style="bold", end="", markup=False)
+            console.print(". /help lists the commands.", markup=False)
         if config.url is None and config.model == DEMO_MODEL:
             from radixserve.demo import DEMO_WARNING  # noqa: PLC0415  # not needed with --url
 
@@ -115,10 +122,10 @@ class ChatSession:
         elif name == "/help":
             self._console.print(_HELP, markup=False)
         else:
-            self._note(f"there is no command {_visible(name)}; /help lists them", style="red")
+            self._note(f"there is no command {name}; /help lists them", style="red")
 
     def _note(self, text: str, *, style: str = "dim") -> None:
-        self._console.print(f"\n[{text}]", style=style, markup=False)
+        self._console.print(f"\n[{_visible(text)}]", style=style, markup=False)
 
 
 def describe(figures: Figures) -> str:

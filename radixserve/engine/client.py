@@ -12,7 +12,6 @@ import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import fields
-from pathlib import Path
 
 import msgspec
 import zmq
@@ -28,7 +27,7 @@ from radixserve.engine.messages import (
     decode_from_engine,
     encode,
 )
-from radixserve.errors import EngineDeadError, RadixServeError
+from radixserve.errors import ConfigError, EngineDeadError, RadixServeError
 from radixserve.threads import spin_briefly
 from radixserve.types import EngineInfo
 
@@ -73,7 +72,14 @@ class EngineClient:
         ``EngineDeadError`` if it dies while starting.
         """
         directory = tempfile.TemporaryDirectory(prefix="radixserve-")
-        endpoint = f"ipc://{Path(directory.name) / 'engine'}"
+        path = os.path.join(directory.name, "engine")
+        if len(os.fsencode(path)) > zmq.IPC_PATH_MAX_LEN:
+            directory.cleanup()
+            raise ConfigError(
+                f"the temporary directory's name is too long for a socket in it: {path!r} has more "
+                f"than {zmq.IPC_PATH_MAX_LEN} bytes; set TMPDIR to a shorter one"
+            )
+        endpoint = f"ipc://{path}"
         context = zmq.asyncio.Context()
         socket = context.socket(zmq.PAIR)
         socket.setsockopt(zmq.LINGER, 0)
@@ -84,12 +90,17 @@ class EngineClient:
         spin_briefly(environ)
         process = await asyncio.create_subprocess_exec(
             sys.executable,
+            # No modules of the working directory: what lies there is no part of the engine.
+            "-P",
             "-m",
             "radixserve.engine.process",
             endpoint,
             str(logger.getEffectiveLevel()),
             stdin=asyncio.subprocess.PIPE,
             env=environ,
+            # A group of its own: what a terminal, or `kill`, sends to the client's whole group is
+            # the client's to answer.
+            process_group=0,
         )
         client = cls(process, context, socket, directory)
         try:

@@ -3,7 +3,7 @@
 Everything behind it relies on what is checked here: the prompt is not empty, every token id is in
 the model's vocabulary, prompt and answer fit the context and the page pool *together with nothing
 else running* (so whatever is admitted can always finish, if need be alone), no parameter is silent,
-and the seed is set.
+the seed is set, and every number is a plain one that the engine process's messages can carry.
 
     |------ prompt ------|-------- max_tokens --------|
     0                                                  <= max_model_len
@@ -16,6 +16,7 @@ message. Cost: O(prompt), vectorised.
 
 import secrets
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -50,23 +51,32 @@ class Intake:
 
         *Raises* ``InvalidRequestError`` naming the field, ``ContextLengthError`` if it cannot fit.
         """
-        prompt = self._check_ids(prompt_ids, "prompt")
-        self._check_ids(params.stop_token_ids, "stop_token_ids")
-        self._check_ids(list(params.logit_bias), "logit_bias")
-        if not len(prompt):
+        stop_token_ids = self._check_ids(params.stop_token_ids, "stop_token_ids").tolist()
+        biased_ids = self._check_ids(list(params.logit_bias), "logit_bias").tolist()
+        if not len(prompt_ids):
             raise InvalidRequestError(
                 "the prompt is empty: it has no tokens, and a model needs one to go on from",
                 param="prompt",
             )
-        max_tokens = self._fit(len(prompt), params)
-        end_token_ids = set(params.stop_token_ids)
+        # Before anybody looks at the ids: a prompt of millions is refused for its length at once.
+        max_tokens = self._fit(len(prompt_ids), params)
+        prompt = self._check_ids(prompt_ids, "prompt")
+        end_token_ids = set(stop_token_ids)
         if not params.ignore_eos:
-            # Checkpoints disagree with themselves about what ends an answer; each opinion counts.
-            end_token_ids |= {*self._info.eos_token_ids, *self._tokenizer.eos_token_ids}
+            # Checkpoints disagree with themselves about what ends an answer; each opinion counts,
+            # unless it is a token that only the tokenizer knows: sampling cannot ban what is not
+            # there.
+            opinions = {*self._info.eos_token_ids, *self._tokenizer.eos_token_ids}
+            end_token_ids |= {one for one in opinions if one < self._info.vocab_size}
+        plain = replace(
+            params,
+            stop_token_ids=tuple(stop_token_ids),
+            logit_bias=dict(zip(biased_ids, params.logit_bias.values(), strict=True)),
+        )
         return EngineRequest(
             request_id=request_id,
             prompt_ids=prompt.tolist(),
-            params=params.resolve(
+            params=plain.resolve(
                 self._info.sampling_defaults,
                 max_tokens=max_tokens,
                 seed=secrets.randbits(63) if params.seed is None else params.seed,

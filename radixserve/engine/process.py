@@ -8,8 +8,9 @@ client's socket, and then alternates between messages and steps:
     wait for a message                                                         (while there is none)
 
 Standard input stays open as long as the client lives; its end means that nobody is left to serve,
-and the process ends, however the client died. Interrupts from the terminal go to the client, which
-decides. Nothing here knows text or HTTP.
+and the process ends, however the client died. Signals that ask to stop may reach every process at
+once (a terminal's interrupt, a service manager's SIGTERM); they are the client's to answer, since
+it drains first. Nothing here knows text or HTTP.
 """
 
 import gc
@@ -61,6 +62,8 @@ def main() -> int:
         # What was loaded stays; the collector need not look through it ever again.
         gc.collect()
         gc.freeze()
+        # Not before: while the model loads there is nothing to drain.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         _send(socket, Ready(core.info))
         _serve(core, socket)
     return 0
@@ -79,8 +82,10 @@ def _serve(core: EngineCore, socket: "zmq.Socket[bytes]") -> None:
         deltas: list[TokenDelta] = []
         if socket in ready:
             deltas += _drain(core, socket)
+        had_work = core.has_work
         deltas += core.step()
-        if deltas:
+        # Also without deltas: the figures must not stand still while a long prompt is computed.
+        if had_work or deltas:
             _send(socket, Step(deltas, core.stats()))
 
 

@@ -8,6 +8,7 @@ import torch
 
 from radixserve.attention.registry import make_attention
 from radixserve.config import EngineConfig
+from radixserve.errors import ConfigError
 from radixserve.memory import available_bytes, pages_for
 from radixserve.model.config import ModelConfig
 from radixserve.model.layout import weight_bytes
@@ -60,15 +61,21 @@ def make_runner(
         max_model_len=model.max_model_len,
         available=available_bytes(),
     )
-    kv = KVTensors(
-        num_layers=model_config.num_layers,
-        num_pages=num_pages,
-        page_size=config.page_size,
-        num_kv_heads=model_config.num_kv_heads,
-        head_dim=model_config.head_dim,
-        dtype=dtype,
-        device=device,
-    )
+    try:
+        kv = KVTensors(
+            num_layers=model_config.num_layers,
+            num_pages=num_pages,
+            page_size=config.page_size,
+            num_kv_heads=model_config.num_kv_heads,
+            head_dim=model_config.head_dim,
+            dtype=dtype,
+            device=device,
+        )
+    except RuntimeError as error:
+        raise ConfigError(
+            f"the KV cache, {num_pages} pages of {page_bytes} bytes, cannot be had from this "
+            "machine; lower num_pages or kv_cache_gib"
+        ) from error
     info = RunnerInfo(
         architecture=model_config.architecture,
         num_parameters=weight_bytes(model_config, 1),

@@ -7,6 +7,8 @@ everything behind intake sees only resolved parameters. No torch here.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from numbers import Integral, Real
+from types import MappingProxyType
 from typing import Any
 
 from radixserve.errors import InvalidRequestError
@@ -15,6 +17,24 @@ MAX_STOP_STRINGS = 64
 MAX_STOP_STRING_CHARS = 4096
 MAX_LOGPROBS = 20
 MAX_CHOICES = 64
+
+_NUMBERS: Mapping[str, type[int] | type[float]] = MappingProxyType(
+    {
+        "n": int,
+        "temperature": float,
+        "top_k": int,
+        "top_p": float,
+        "min_p": float,
+        "repetition_penalty": float,
+        "presence_penalty": float,
+        "frequency_penalty": float,
+        "seed": int,
+        "max_tokens": int,
+        "min_tokens": int,
+        "logprobs": int,
+    }
+)
+_FLAGS = ("ignore_eos", "skip_special_tokens", "include_stop")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +55,9 @@ class SamplingDefaults:
 class SamplingParams:
     """Choice of tokens and end of generation for one request.
 
-    Raises ``InvalidRequestError`` naming the field, on construction, for any value out of range.
+    Raises ``InvalidRequestError`` naming the field, on construction, for any value out of range or
+    of the wrong type. Numbers of any kind (numpy's too) become ``int`` and ``float``: the engine
+    process takes nothing else.
     """
 
     n: int = 1
@@ -80,6 +102,15 @@ class SamplingParams:
         stop = (given,) if isinstance(given, str) else tuple(given or ())
         object.__setattr__(self, "stop", stop)
         object.__setattr__(self, "stop_token_ids", tuple(self.stop_token_ids or ()))
+        for name, kind in _NUMBERS.items():
+            value = getattr(self, name)
+            if value is not None or self.__dataclass_fields__[name].default is not None:
+                object.__setattr__(self, name, _as_plain(kind, name, value))
+        for name in _FLAGS:
+            if not isinstance(getattr(self, name), bool):
+                raise InvalidRequestError(
+                    f"{name} is {getattr(self, name)!r}; it must be True or False", param=name
+                )
         _check_range("n", self.n, 1, MAX_CHOICES)
         _check_range("temperature", self.temperature, 0.0, 100.0)
         _check_range("top_k", self.top_k, -1, 2**31 - 1)
@@ -112,7 +143,12 @@ class SamplingParams:
                     f"at most {MAX_STOP_STRING_CHARS} are accepted",
                     param="stop",
                 )
-        for token_id, bias in self.logit_bias.items():
+        biases = {
+            token_id: _as_plain(float, "logit_bias", bias)
+            for token_id, bias in self.logit_bias.items()
+        }
+        object.__setattr__(self, "logit_bias", biases)
+        for token_id, bias in biases.items():
             if not -100.0 <= bias <= 100.0:
                 raise InvalidRequestError(
                     f"logit_bias of token {token_id} is {bias}; it must lie in [-100, 100]",
@@ -137,6 +173,19 @@ class SamplingParams:
 
 def _first(value: Any, default: Any) -> Any:
     return default if value is None else value
+
+
+def _as_plain(kind: type[int] | type[float], name: str, value: Any) -> float:
+    """A number of whatever type as an ``int`` (fractions are refused: counting would never meet
+    them) or a ``float``."""
+    wanted, words = (Integral, "a whole number") if kind is int else (Real, "a number")
+    is_number = isinstance(value, wanted) and not isinstance(value, bool)
+    if not is_number:
+        raise InvalidRequestError(f"{name} holds {value!r}; it must be {words}", param=name)
+    try:
+        return kind(value)
+    except OverflowError:
+        raise InvalidRequestError(f"{name} holds a number that is too large", param=name) from None
 
 
 def _check_range(

@@ -20,7 +20,8 @@ waits again as if it had never run, with all its tokens for a prompt.
 
 Ownership: the scheduler owns every request's progress and lease, and nobody else mutates either. It
 knows no tensors, no text and no clock. Not thread-safe. ``update`` must be called for a plan before
-the next ``schedule``. Costs: O(running + MAX_PROBES) per step.
+the next ``schedule``. Costs: O(running) per step, and as much again for each newcomer, of which
+there are at most MAX_PROBES.
 """
 
 import logging

@@ -62,21 +62,24 @@ class ChatReply:
         self._envelope = envelope
         self._tokenizer = tokenizer
         self._head, self._tail = envelope.chunk_parts(_CHUNK)
-        self._silent = set(range(n))
+        self._n = n
+        self._has_begun = False
         self._choices = [CollectedChoice() for _ in range(n)]
 
     def chunk(self, index: int, delta: TextDelta) -> bytes:
-        """See ``Reply.chunk``. A choice's first event carries its role.
+        """See ``Reply.chunk``. The choices' first events carry their roles.
 
-        The role goes out together with the first token, not before: a client that times its first
-        event measures the first token.
+        All choices begin at once and in their order, because OpenAI's client puts a stream's
+        choices together in the order of their first events; and together with the first token, not
+        before, because a client that times its first event measures the first token.
         """
         if not (delta.text or delta.logprobs or delta.finish_reason):
             return b""
         events = b""
-        if index in self._silent:
-            self._silent.remove(index)
-            events = self._event(index, {"role": "assistant", "content": ""}, None)
+        if not self._has_begun:
+            self._has_begun = True
+            role = {"role": "assistant", "content": ""}
+            events = b"".join(self._event(each, role, None) for each in range(self._n))
         return events + self._event(
             index, {"content": delta.text} if delta.text or delta.logprobs else {}, delta
         )

@@ -48,8 +48,8 @@ class GenerationEndpoint:
     async def create(self, request: Request) -> Response:
         """Answer one POST. *Raises* what the steps raise; the app turns it into statuses."""
         record = record_of(request.scope)
-        self._lifecycle.check_accepting()
-        body = await read_json_body(request, self._config.max_body_bytes)
+        with self._lifecycle.receiving():
+            body = await read_json_body(request, self._config.max_body_bytes)
         with self._lifecycle.in_flight():
             prepared = await run_in_threadpool(self._dialect.prepare, body, record.request_id)
             del body

@@ -41,10 +41,7 @@ def completion_logprobs(
     return {
         "tokens": tokens,
         "token_logprobs": [_finite(entry.logprob) for entry in entries],
-        "top_logprobs": [
-            {tokenizer.token_text(token_id): _finite(value) for token_id, value in entry.top}
-            for entry in entries
-        ],
+        "top_logprobs": [_by_text(entry, tokenizer) for entry in entries],
         "text_offset": offsets,
     }
 
@@ -52,6 +49,15 @@ def completion_logprobs(
 def next_offset(logprobs: dict[str, Any], first_offset: int) -> int:
     """Where the token after these begins."""
     return first_offset + sum(len(token) for token in logprobs["tokens"])
+
+
+def _by_text(entry: TokenLogprob, tokenizer: Tokenizer) -> dict[str, float]:
+    """The alternatives, the likeliest first; the chosen token is among them, as OpenAI has it, so
+    there may be one more than was asked for. Of tokens with one text the likeliest counts."""
+    values: dict[str, float] = {}
+    for token_id, value in (*entry.top, (entry.token_id, entry.logprob)):
+        values.setdefault(tokenizer.token_text(token_id), _finite(value))
+    return values
 
 
 def _chat_token(token_id: int, logprob: float, tokenizer: Tokenizer) -> dict[str, Any]:

@@ -8,6 +8,8 @@ that mean "off".
 Types are strict: ``"1"`` is not 1 and 1 is not ``true``. ``null`` means absent, as for OpenAI.
 """
 
+import json
+import sys
 from typing import Annotated, Any
 
 from pydantic import (
@@ -18,18 +20,33 @@ from pydantic import (
     Field,
     Tag,
     field_validator,
+    model_validator,
 )
 from pydantic_core import PydanticCustomError
 
 from radixserve.sampling.params import MAX_LOGPROBS
 
 MAX_MESSAGES = 65536
+MAX_STOP_TOKEN_IDS = 1024
+
+_MAX_FLOAT = sys.float_info.max
 
 
 class _Strict(BaseModel):
     model_config = ConfigDict(
         extra="forbid", strict=True, frozen=True, allow_inf_nan=False, protected_namespaces=()
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_unknown_field_will_do(cls, value: Any) -> Any:
+        """Pydantic makes an error of every unknown field, and a body has room for a million: three
+        seconds during which no other thread runs, and gigabytes. One is enough to refuse it."""
+        if not isinstance(value, dict) or value.keys() <= cls.model_fields.keys():
+            return value
+        unknown = next(name for name in value if name not in cls.model_fields)
+        known = {name: value[name] for name in cls.model_fields if name in value}
+        return {**known, unknown: value[unknown]}
 
 
 def _only(*accepted: Any) -> BeforeValidator:
@@ -40,7 +57,7 @@ def _only(*accepted: Any) -> BeforeValidator:
             # 0 == False and 1 == True, hence the types.
             if type(value) is type(candidate) and value == candidate:
                 return value
-        shown = ", ".join("null" if each is None else repr(each) for each in accepted)
+        shown = " or ".join(json.dumps(each) for each in accepted)
         raise PydanticCustomError(
             "unsupported",
             "this feature is not supported; leave it out (or send {shown})",
@@ -48,6 +65,17 @@ def _only(*accepted: Any) -> BeforeValidator:
         )
 
     return BeforeValidator(check)
+
+
+def _one_bad_entry_will_do(value: Any) -> Any:
+    """``fail_fast`` for an object of numbers, which pydantic has for arrays only: if an entry is
+    not a finite number, the first such one alone."""
+    if isinstance(value, dict):
+        for key, entry in value.items():
+            # A boolean is an int to Python, not to JSON; NaN and infinities fail the comparison.
+            if type(entry) not in (int, float) or not -_MAX_FLOAT <= entry <= _MAX_FLOAT:
+                return {key: entry}
+    return value
 
 
 def _form_of_text(value: Any) -> str | None:
@@ -185,7 +213,7 @@ class GenerationRequest(_Strict):
     top_p: float | None = None
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
-    logit_bias: dict[str, float] | None = None
+    logit_bias: Annotated[dict[str, float] | None, BeforeValidator(_one_bad_entry_will_do)] = None
 
     # Extras beyond OpenAI's dialect, by the names that other servers use.
     top_k: int | None = None
@@ -193,7 +221,9 @@ class GenerationRequest(_Strict):
     repetition_penalty: float | None = None
     min_tokens: int | None = None
     ignore_eos: bool | None = None
-    stop_token_ids: Annotated[list[int], Field(fail_fast=True)] | None = None
+    stop_token_ids: (
+        Annotated[list[int], Field(fail_fast=True, max_length=MAX_STOP_TOKEN_IDS)] | None
+    ) = None
     skip_special_tokens: bool | None = None
     include_stop_str_in_output: bool | None = None
     cache_salt: str | None = None

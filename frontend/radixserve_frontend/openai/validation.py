@@ -62,7 +62,8 @@ def validate(model: type[ModelT], value: Any) -> ModelT:
     try:
         return model.model_validate(value)
     except ValidationError as error:
-        # Lists are validated fail-fast (schema.py), so there are never 100,000 of them to render.
+        # Whatever can have many faults fails at its first (schema.py), so there are never 100,000
+        # of them to render.
         first = error.errors(include_url=False, include_context=True)[0]
         raise _as_request_error(first) from None
 
