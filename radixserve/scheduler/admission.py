@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from radixserve.cache.prefix_cache import PrefixCache
 from radixserve.errors import OutOfPagesError
 from radixserve.request import Request, Status
-from radixserve.scheduler.policy import MAX_PROBES, NUM_REFRESHED
+from radixserve.scheduler.policy import MAX_PASSED_OVER, MAX_PROBES, NUM_REFRESHED
 from radixserve.scheduler.producers import Producers
 from radixserve.scheduler.running import Running
 from radixserve.scheduler.waiting import WaitingQueue
@@ -46,11 +46,16 @@ class Admission:
         request.status = Status.WAITING
         self._waiting.add(request, self._match(request), preempted=preempted)
 
-    def newcomers(self) -> Iterator[Request]:
+    def newcomers(self, max_tokens: int | None = None) -> Iterator[Request]:
         """Start waiting requests one by one, for as long as the caller asks and there is room.
 
-        Lazy: each is started when asked for. At most ``MAX_PROBES`` are looked at per call.
+        Requests with more than ``max_tokens`` to run, and those for whose pages there is no room
+        just now, are passed over in favour of smaller ones; but once one is past its deadline
+        nobody is admitted before it. Lazy: each is started when asked for. At most ``MAX_PROBES``
+        are looked at per call.
         """
+        self._waiting.begin_pass()
+        num_passed_over = 0
         for due in self._waiting.rotate(NUM_REFRESHED):
             self._waiting.estimate(due, self._match(due))
         for _ in range(MAX_PROBES):
@@ -67,15 +72,22 @@ class Admission:
             if production is not None:
                 self._waiting.defer(request, production.producer, production.num_shared_tokens)
                 continue
-            if not self._start(request, num_cached_tokens):
+            is_due = self._waiting.is_due(request)
+            is_long = max_tokens is not None and request.num_tokens - num_cached_tokens > max_tokens
+            if (is_due or not is_long) and self._start(request, num_cached_tokens):
+                yield request
+            elif is_due or num_passed_over == MAX_PASSED_OVER:
                 return
-            yield request
+            else:
+                self._waiting.pass_over(request)
+                num_passed_over += 1
 
     def _start(self, request: Request, num_cached_tokens: int) -> bool:
         """Let a request run if its known tokens fit beside everybody else's."""
         cache = self._cache
         num_pages = self._num_pages(request.num_tokens)
-        if not self._has_room(num_pages - num_cached_tokens // cache.page_size):
+        num_promised = self._running.num_pages_lacking() + len(self._running)
+        if not self._has_room(num_pages - num_cached_tokens // cache.page_size + num_promised):
             return False
         # A match that ends inside a page keeps that page and a copy of it: one more page than the
         # tokens need. Whoever needs the whole pool to finish cannot have it.
@@ -86,7 +98,7 @@ class Admission:
             )
         except OutOfPagesError:
             return False
-        if not self._has_room(num_pages - len(lease.page_table)):
+        if not self._has_room(num_pages - len(lease.page_table) + num_promised):
             # Locking the match took its pages out of what can be evicted.
             cache.release(lease, request.token_ids[: lease.num_cached_tokens])
             return False
@@ -98,12 +110,11 @@ class Admission:
         self._running.enter(request, lease, lease.num_cached_tokens)
         return True
 
-    def _has_room(self, num_own_pages: int) -> bool:
+    def _has_room(self, num_pages: int) -> bool:
         if not self._running:
             # Everything can be evicted, and intake has seen to it that one request fits the pool.
             return True
-        wanted = num_own_pages + self._running.num_pages_lacking() + len(self._running)
-        return wanted <= self._cache.free_pages + self._cache.cached_pages
+        return num_pages <= self._cache.free_pages + self._cache.cached_pages
 
     def _match(self, request: Request) -> int:
         """How many tokens of a waiting request are cached. One token must run, so never all."""

@@ -11,6 +11,17 @@ MAX_PROBES = 32
 """Most waiting requests looked at in one step. Each costs a match (tens of microseconds), and a
 step must not stall because a thousand requests queue; who is not looked at keeps its place."""
 
+MAX_PASSED_OVER = 8
+"""How many waiting requests that do not fit just now are passed over in one step in favour of
+smaller ones. The aging bound limits how often that can happen to the same one."""
+
+SHORT_SHARE = 4
+"""One part in so many of a step's chunk tokens goes first to requests that it suffices for, so that
+a short prompt does not wait until a long one has been computed."""
+
+MIN_SHORT_TOKENS = 8
+"""That share is at least so large, where it leaves half to the others."""
+
 NUM_REFRESHED = 4
 """How many waiting requests' prefix estimates are brought up to date each step, in turn."""
 

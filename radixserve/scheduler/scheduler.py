@@ -9,7 +9,8 @@ that it has computed, and a plan gives each some of the rest (``request.py``). I
 this order:
 
 1. running requests with one token to run (a stream is waiting for each of them),
-2. running requests with more, oldest first, a chunk each (a long prompt cannot stall the others),
+2. running requests with more, oldest first, a chunk each (a long prompt cannot stall the others);
+   a share of the budget goes to short remainders and newcomers before it goes to long prompts,
 3. newcomers, in the order of the waiting queue (``waiting.py``), as long as tokens, pages and
    ``max_running`` last. One that would compute a page which another is about to compute is set
    aside for it (``producers.py``).
@@ -25,7 +26,7 @@ there are at most MAX_PROBES.
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -36,7 +37,12 @@ from radixserve.ids import Namespace, RequestId
 from radixserve.request import Request, Status
 from radixserve.scheduler.admission import Admission
 from radixserve.scheduler.plan import PlannedRow, StepPlan, StepResult
-from radixserve.scheduler.policy import MAX_OVERTAKES, cheapest_victim
+from radixserve.scheduler.policy import (
+    MAX_OVERTAKES,
+    MIN_SHORT_TOKENS,
+    SHORT_SHARE,
+    cheapest_victim,
+)
 from radixserve.scheduler.producers import Producers
 from radixserve.scheduler.running import Running
 from radixserve.scheduler.waiting import WaitingQueue
@@ -157,23 +163,21 @@ class Scheduler:
             if request.status is not Status.RUNNING:
                 # The victim of one before it.
                 continue
-            if request.num_tokens - request.num_computed_tokens > 1:
+            if _num_remaining(request) > 1:
                 chunks.append(request)
             else:
                 self._plan_row(request, 1, rows)
         budget -= len(rows)
         if rows and max_chunk_tokens is not None:
             budget = min(budget, max_chunk_tokens)
-        for request in chunks:
-            if budget > 0 and request.status is Status.RUNNING:
-                remaining = request.num_tokens - request.num_computed_tokens
-                self._plan_row(request, min(remaining, budget), rows)
-                budget -= _num_planned(rows, request)
-        newcomers = self._admission.newcomers()
-        while budget > 0 and (newcomer := next(newcomers, None)) is not None:
-            remaining = newcomer.num_tokens - newcomer.num_computed_tokens
-            self._plan_row(newcomer, min(remaining, budget), rows)
-            budget -= _num_planned(rows, newcomer)
+        share = max(budget // SHORT_SHARE, min(MIN_SHORT_TOKENS, budget // 2))
+        if any(_num_remaining(request) > share for request in chunks):
+            short = [request for request in chunks if _num_remaining(request) <= share]
+            left = self._plan_chunks(short, share, rows)
+            left = self._plan_chunks(self._admission.newcomers(share), left, rows)
+            budget -= share - left
+        budget = self._plan_chunks(chunks, budget, rows)
+        self._plan_chunks(self._admission.newcomers(), budget, rows)
         return StepPlan(
             rows=tuple(rows.values()),
             copies=tuple(
@@ -182,6 +186,20 @@ class Scheduler:
                 if request.lease is not None and request.lease.pending_copy is not None
             ),
         )
+
+    def _plan_chunks(
+        self, requests: Iterable[Request], budget: int, rows: dict[Request, PlannedRow]
+    ) -> int:
+        """Plan a chunk of each that has none yet, as long as ``budget`` lasts. Returns the rest.
+
+        Asks for no request that it cannot give a token: asking is what starts a newcomer.
+        """
+        upcoming = iter(requests)
+        while budget > 0 and (request := next(upcoming, None)) is not None:
+            if request.status is Status.RUNNING and request not in rows:
+                self._plan_row(request, min(_num_remaining(request), budget), rows)
+                budget -= _num_planned(rows, request)
+        return budget
 
     def _plan_row(self, request: Request, count: int, rows: dict[Request, PlannedRow]) -> None:
         """Plan the next ``count`` tokens of a running request, making room for them if need be.
@@ -362,12 +380,19 @@ class Scheduler:
         self._cache.check_invariants(leases)
 
 
-_BROKEN_LOGITS = "the model produced logits that are not numbers; the request cannot go on"
+_BROKEN_LOGITS = (
+    "no token could be chosen: the model's logits are not numbers, or every token is forbidden"
+)
 
 
 def _is_to_fork(request: Request) -> bool:
     """Whether it stands for several choices, whose first tokens are still to be sampled."""
     return request.params.n > 1 and not request.num_output_tokens
+
+
+def _num_remaining(request: Request) -> int:
+    """Tokens known and not yet computed."""
+    return request.num_tokens - request.num_computed_tokens
 
 
 def _num_planned(rows: dict[Request, PlannedRow], request: Request) -> int:

@@ -38,6 +38,8 @@ class _Entry:
     deadline: int
     producer: Request | None = None
     """Set while deferred."""
+    passed_over: bool = False
+    """Set for the rest of one pass of admission."""
     waiting: bool = True
     """False once admitted or removed; heaps drop such entries when they meet them."""
 
@@ -47,7 +49,7 @@ class _Entry:
 
     @property
     def is_candidate(self) -> bool:
-        return self.waiting and self.producer is None
+        return self.waiting and self.producer is None and not self.passed_over
 
 
 class WaitingQueue:
@@ -63,6 +65,7 @@ class WaitingQueue:
         self._by_prefix: list[tuple[int, int, _Entry]] = []
         self._by_producer: dict[Request, list[tuple[int, int, _Entry]]] = {}
         self._rotation: deque[_Entry] = deque()
+        self._passed_over: list[_Entry] = []
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -106,7 +109,12 @@ class WaitingQueue:
         self._entries.pop(request).waiting = False
 
     def peek(self) -> Request | None:
-        """The candidate that is next in order, if there is any. Does not take it out."""
+        """The candidate that is next in order, if there is any. Does not take it out.
+
+        None also if one that was passed over has come to be due since: nobody may go before it.
+        """
+        if any(self._num_admissions >= entry.deadline for entry in self._passed_over):
+            return None
         oldest = self._oldest()
         if oldest is None or self._num_admissions >= oldest.deadline:
             return oldest.request if oldest else None
@@ -115,6 +123,24 @@ class WaitingQueue:
             if entry.is_candidate and entry.num_cached_estimate == -negated:
                 return entry.request
             heapq.heappop(self._by_prefix)
+
+    def is_due(self, request: Request) -> bool:
+        """Whether the request is past its deadline: nobody may be admitted before it."""
+        return self._num_admissions >= self._entries[request].deadline
+
+    def pass_over(self, request: Request) -> None:
+        """Look at others first until ``begin_pass``: there is no room for this one just now."""
+        entry = self._entries[request]
+        entry.passed_over = True
+        self._passed_over.append(entry)
+
+    def begin_pass(self) -> None:
+        """Everybody who was passed over is a candidate again."""
+        for entry in self._passed_over:
+            entry.passed_over = False
+            if entry.is_candidate:
+                self._push(entry)
+        self._passed_over.clear()
 
     def num_cached_estimate(self, request: Request) -> int:
         return self._entries[request].num_cached_estimate

@@ -47,8 +47,9 @@ def test_one_token_rows_take_budget_before_chunks() -> None:
     sim.add("longer", list(range(40, 49)) * 4, max_tokens=2)
     while ("longer", 0) not in sim.ends:
         plan = sim.step()
-        assert names(plan)[0] == "short"
-        assert counts(plan)["short"] == 1
+        # Every step carries the stream's token, and nothing longer comes before it.
+        sizes = [row.num_scheduled_tokens for row in plan.rows]
+        assert sizes[: names(plan).index("short") + 1] == [1] * (names(plan).index("short") + 1)
         assert plan.num_scheduled_tokens <= 8
     sim.run()
     sim.assert_no_leaks()
@@ -64,6 +65,51 @@ def test_chunks_beside_streams_are_bounded_by_max_chunk_tokens() -> None:
     # Alone, a chunk may take the whole budget.
     sim.take(sim.scheduler.abort(RequestId("stream")))
     assert counts(sim.step(max_chunk_tokens=6)) == {"long": 34}
+
+
+def test_short_prompt_does_not_wait_for_a_long_one_to_be_computed() -> None:
+    sim = Simulation(max_batch_tokens=16, num_pages=256)
+    sim.add("long", [1 + i % 40 for i in range(400)], max_tokens=1)
+    sim.step()
+    sim.add("short", [44, 45, 46], max_tokens=1)
+    assert counts(sim.step()) == {"short": 3, "long": 13}
+    sim.run()
+    assert sim.answers["short", 0] == oracle([44, 45, 46], 1, stop=STOP)
+
+
+def test_long_prompt_gets_on_however_many_short_ones_come() -> None:
+    sim = Simulation(max_batch_tokens=16, num_pages=256)
+    sim.add("long", [1 + i % 40 for i in range(200)], max_tokens=1)
+    sim.step()
+    for index in range(400):
+        sim.add(f"s{index}", [41 + index % 7, 1 + index % 40, 41 + index // 40], max_tokens=1)
+        if ("long", 0) in sim.ends:
+            break
+        assert counts(sim.step(check=False))["long"] >= 8 or ("long", 0) in sim.ends
+    assert ("long", 0) in sim.ends
+
+
+def test_smaller_request_is_admitted_past_one_that_finds_no_room() -> None:
+    sim = Simulation(num_pages=16, page_size=4, max_batch_tokens=64)
+    sim.add("running", [1, 2, 3], max_tokens=20)
+    sim.step()
+    sim.add("big", [4 + i % 40 for i in range(60)], max_tokens=1)
+    sim.add("small", [46, 47], max_tokens=1)
+    assert set(names(sim.step())) == {"running", "small"}
+    sim.run()
+    assert sim.answers["big", 0] == oracle([4 + i % 40 for i in range(60)], 1, stop=STOP)
+    sim.assert_no_leaks()
+
+
+def test_request_past_its_deadline_is_not_passed_over() -> None:
+    sim = Simulation(num_pages=16, page_size=4, max_batch_tokens=64, max_overtakes=2)
+    sim.add("running", [1, 2, 3], max_tokens=20)
+    sim.step()
+    sim.add("big", [4 + i % 40 for i in range(60)], max_tokens=1)
+    for index in range(6):
+        sim.add(f"small{index}", [46, 41 + index], max_tokens=1)
+    sim.run()
+    assert sim.admitted.index("big") == 3
 
 
 def test_newcomer_waits_for_the_running_producer_of_its_prefix() -> None:
