@@ -11,6 +11,8 @@ BIN := $(VENV)/bin
 MODEL ?=
 ARGS ?=
 
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
 .DEFAULT_GOAL := help
 .PHONY: help serve chat test lint types unit bench clean
 

@@ -121,7 +121,39 @@ class LLM:
         is computed if any prompt or parameter cannot be served, ``GenerationError`` if the engine
         failed on one. An exception, ``KeyboardInterrupt`` included, aborts what is unfinished.
         """
-        each_prompt = _as_prompts(prompts)
+        return self._answer(
+            _as_prompts(prompts), params, namespace, progress=progress, continues_prompt=True
+        )
+
+    def chat(
+        self,
+        messages: Sequence[Message] | Sequence[Sequence[Message]],
+        params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        namespace: Namespace = DEFAULT_NAMESPACE,
+        progress: bool = False,
+    ) -> Any:
+        """Answer a conversation, a list of ``{"role": ..., "content": ...}``, through the chat
+        template: one ``RequestOutput``. Given a list of conversations: a list of them."""
+        is_single = not messages or isinstance(messages[0], Mapping)
+        conversations = cast(Sequence[Sequence[Message]], [messages] if is_single else messages)
+        if not all(conversations):
+            raise InvalidRequestError("messages is empty; give at least one", param="messages")
+        prompts = [self.tokenizer.encode_chat(conversation) for conversation in conversations]
+        outputs = self._answer(
+            prompts, params, namespace, progress=progress, continues_prompt=False
+        )
+        return outputs[0] if is_single else outputs
+
+    def _answer(
+        self,
+        each_prompt: Sequence[Prompt],
+        params: SamplingParams | Sequence[SamplingParams] | None,
+        namespace: Namespace,
+        *,
+        progress: bool,
+        continues_prompt: bool,
+    ) -> list[RequestOutput]:
         if params is None or isinstance(params, SamplingParams):
             each_params = [params or SamplingParams()] * len(each_prompt)
         else:
@@ -138,7 +170,12 @@ class LLM:
             for prompt, own in zip(each_prompt, each_params, strict=True)
         ]
         answers = {
-            request.request_id: _Answer(self.tokenizer, request.prompt_ids, request.params)
+            request.request_id: _Answer(
+                self.tokenizer,
+                request.prompt_ids,
+                request.params,
+                continues_prompt=continues_prompt,
+            )
             for request in requests
         }
         num_unfinished = sum(request.params.n for request in requests)
@@ -158,24 +195,6 @@ class LLM:
                 core.abort(request.request_id)
             raise
         return [answers[request.request_id].output() for request in requests]
-
-    def chat(
-        self,
-        messages: Sequence[Message] | Sequence[Sequence[Message]],
-        params: SamplingParams | Sequence[SamplingParams] | None = None,
-        *,
-        namespace: Namespace = DEFAULT_NAMESPACE,
-        progress: bool = False,
-    ) -> Any:
-        """Answer a conversation, a list of ``{"role": ..., "content": ...}``, through the chat
-        template: one ``RequestOutput``. Given a list of conversations: a list of them."""
-        is_single = not messages or isinstance(messages[0], Mapping)
-        conversations = cast(Sequence[Sequence[Message]], [messages] if is_single else messages)
-        if not all(conversations):
-            raise InvalidRequestError("messages is empty; give at least one", param="messages")
-        prompts = [self.tokenizer.encode_chat(conversation) for conversation in conversations]
-        outputs = self.generate(prompts, params, namespace=namespace, progress=progress)
-        return outputs[0] if is_single else outputs
 
     def cache_info(self) -> CacheInfo:
         """Where the pages are now."""
@@ -220,9 +239,19 @@ class LLM:
 class _Answer:
     """Gathers the deltas of one request."""
 
-    def __init__(self, tokenizer: Tokenizer, prompt_ids: list[int], params: SamplingParams) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        prompt_ids: list[int],
+        params: SamplingParams,
+        *,
+        continues_prompt: bool,
+    ) -> None:
         self._prompt_ids = prompt_ids
-        self._texts = [ChoiceText(tokenizer, params) for _ in range(params.n)]
+        self._texts = [
+            ChoiceText(tokenizer, params, continues_prompt=continues_prompt)
+            for _ in range(params.n)
+        ]
         self._choices = [ChoiceOutput(index) for index in range(params.n)]
         self._pieces: list[list[str]] = [[] for _ in range(params.n)]
         self._num_cached_tokens = 0

@@ -47,6 +47,8 @@ class Job:
     prompts: Sequence[Sequence[int]]
     params: SamplingParams
     namespace: Namespace
+    continues_prompt: bool
+    """Whether answers go on from the prompt's text, or are texts of their own."""
 
     @property
     def num_prompt_tokens(self) -> int:
@@ -74,7 +76,12 @@ class Generation:
         try:
             for prompt in job.prompts:
                 streams.append(  # noqa: PERF401  # those begun must be known if a later one fails
-                    await engine.submit(prompt, job.params, namespace=job.namespace)
+                    await engine.submit(
+                        prompt,
+                        job.params,
+                        namespace=job.namespace,
+                        continues_prompt=job.continues_prompt,
+                    )
                 )
         except BaseException:
             await _close_all(streams)

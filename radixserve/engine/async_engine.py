@@ -35,11 +35,14 @@ SERVING_ITL_STRETCH = 2.0
 class RequestStream:
     """Implements ``interface.TextStream``. Made by ``AsyncEngine.submit``, fed by its engine."""
 
-    def __init__(self, engine: "AsyncEngine", request: EngineRequest) -> None:
+    def __init__(
+        self, engine: "AsyncEngine", request: EngineRequest, *, continues_prompt: bool
+    ) -> None:
         self.request_id = request.request_id
         self._engine = engine
         self._choices = {
-            index: ChoiceText(engine.tokenizer, request.params) for index in range(request.params.n)
+            index: ChoiceText(engine.tokenizer, request.params, continues_prompt=continues_prompt)
+            for index in range(request.params.n)
         }
         """The choices that have not ended."""
         self._deltas: deque[TextDelta] = deque()
@@ -171,6 +174,7 @@ class AsyncEngine:
         params: SamplingParams,
         *,
         namespace: Namespace = DEFAULT_NAMESPACE,
+        continues_prompt: bool = False,
     ) -> RequestStream:
         """See ``interface.Engine.submit``."""
         if not self._accepting:
@@ -180,7 +184,7 @@ class AsyncEngine:
         request = self._intake.admit(
             RequestId(uuid.uuid4().hex), prompt_ids, params, namespace=namespace
         )
-        stream = RequestStream(self, request)
+        stream = RequestStream(self, request, continues_prompt=continues_prompt)
         self._streams[request.request_id] = stream
         self._idle.clear()
         try:

@@ -70,8 +70,12 @@ class Engine(Protocol):
         params: SamplingParams,
         *,
         namespace: Namespace = DEFAULT_NAMESPACE,
+        continues_prompt: bool = False,
     ) -> TextStream:
         """Start a request. Returns as soon as it is accepted.
+
+        ``continues_prompt``: the answer's text goes on from the prompt's (a completion) rather than
+        being one of its own (a chat): see ``Detokenizer``.
 
         *Raises* ``InvalidRequestError`` (``ContextLengthError`` if it cannot fit),
         ``ShuttingDownError``, ``EngineDeadError``; then nothing was started.

@@ -20,16 +20,24 @@ _UTF8 = codecs.getincrementaldecoder("utf-8")
 
 
 class Detokenizer:
-    """The text of one choice. Used once: after ``flush`` it is at its end."""
+    """The text of one choice. Used once: after ``flush`` it is at its end.
+
+    A text of its own loses the space that sentencepiece puts before a first word, as in
+    ``Tokenizer.decode``. With ``continues`` the tokens go on from a text before them, and keep it:
+    "Once upon" goes on with " a time".
+    """
 
     __slots__ = ("_at_start", "_skipped", "_strip_char", "_strip_left", "_utf8", "_vocabulary")
 
-    def __init__(self, vocabulary: Vocabulary, *, skip_special_tokens: bool) -> None:
+    def __init__(
+        self, vocabulary: Vocabulary, *, skip_special_tokens: bool, continues: bool = False
+    ) -> None:
         self._vocabulary = vocabulary
         self._skipped = vocabulary.special_ids if skip_special_tokens else frozenset()
         self._utf8 = _UTF8(errors="replace")
-        self._at_start = True
-        self._strip_char, self._strip_left = vocabulary.rules.strip_first or ("", 0)
+        self._at_start = not continues
+        strip_first = None if continues else vocabulary.rules.strip_first
+        self._strip_char, self._strip_left = strip_first or ("", 0)
 
     def feed(self, token_id: int) -> str:
         """The text that this token completes: often its own, at times "" or more than its own."""

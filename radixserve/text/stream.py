@@ -36,14 +36,22 @@ class ChoiceStep:
 
 
 class ChoiceText:
-    """The text of one choice of one request. ``params`` may be resolved or not."""
+    """The text of one choice of one request. ``params`` may be resolved or not.
+
+    ``continues_prompt``: the answer goes on from the prompt's text, as in a completion; otherwise
+    it is a text of its own, as in a chat.
+    """
 
     __slots__ = ("_detokenizer", "_num_tokens", "_params", "_stops", "is_finished")
 
-    def __init__(self, tokenizer: Tokenizer, params: SamplingParams) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, params: SamplingParams, *, continues_prompt: bool = False
+    ) -> None:
         self._params = params
         self._detokenizer = Detokenizer(
-            tokenizer.vocabulary, skip_special_tokens=params.skip_special_tokens
+            tokenizer.vocabulary,
+            skip_special_tokens=params.skip_special_tokens,
+            continues=continues_prompt,
         )
         self._stops = StopStrings(params.stop, include_stop=params.include_stop)
         self._num_tokens = 0

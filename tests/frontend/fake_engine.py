@@ -57,6 +57,7 @@ class Submitted:
     prompt_ids: list[int]
     params: SamplingParams
     namespace: Namespace
+    continues_prompt: bool
     closed: asyncio.Event = field(default_factory=asyncio.Event)
     is_finished: bool = False
 
@@ -186,6 +187,7 @@ class FakeEngine:
         params: SamplingParams,
         *,
         namespace: Namespace = DEFAULT_NAMESPACE,
+        continues_prompt: bool = False,
     ) -> FakeStream:
         if self.is_draining:
             raise ShuttingDownError("the engine is draining")
@@ -199,7 +201,7 @@ class FakeEngine:
                 f"the prompt has {len(prompt_ids)} tokens; the context holds {MAX_MODEL_LEN}",
                 param="prompt",
             )
-        submitted = Submitted(list(prompt_ids), params, namespace)
+        submitted = Submitted(list(prompt_ids), params, namespace, continues_prompt)
         self.submitted.append(submitted)
         self.something_submitted.set()
         return FakeStream(self, submitted, self.script(submitted))

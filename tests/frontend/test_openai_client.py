@@ -118,6 +118,14 @@ async def test_an_answer_appended_as_it_came_is_a_good_message(
     assert engine.submitted[1].prompt.endswith("assistant: abc\nuser: ?\nassistant: ")
 
 
+async def test_a_completion_continues_its_prompt_and_a_chat_does_not(
+    client: openai.AsyncOpenAI, engine: FakeEngine
+) -> None:
+    await client.completions.create(model=MODEL, prompt="Once upon", max_tokens=2)
+    await client.chat.completions.create(model=MODEL, messages=MESSAGES, max_tokens=2)
+    assert [submitted.continues_prompt for submitted in engine.submitted] == [True, False]
+
+
 async def test_extras_travel_in_the_extra_body(
     client: openai.AsyncOpenAI, engine: FakeEngine
 ) -> None:

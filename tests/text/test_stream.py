@@ -157,3 +157,14 @@ def test_streams_a_sentencepiece_answer(sentencepiece: Tokenizer) -> None:
     choice = ChoiceText(sentencepiece, SamplingParams(stop=(" STOP",)))
     shown, _, step = feed_all(choice, [delta([token_id]) for token_id in ids])
     assert (shown, step.stop_reason) == ("Once upon a time, 日本語", " STOP")
+
+
+@pytest.mark.parametrize(("continues", "shown"), [(True, " time"), (False, "time")])
+def test_a_completion_keeps_the_space_before_its_first_word(
+    sentencepiece: Tokenizer, continues: bool, shown: str
+) -> None:
+    ids = sentencepiece.encode("time", add_special_tokens=False)
+    choice = ChoiceText(sentencepiece, SamplingParams(), continues_prompt=continues)
+    deltas = [delta([token_id]) for token_id in ids]
+    text, _, _ = feed_all(choice, [*deltas, delta([], finish_reason="length")])
+    assert text == shown

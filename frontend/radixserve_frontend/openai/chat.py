@@ -47,7 +47,12 @@ class ChatDialect:
             with_usage=request.wants_stream_usage,
         )
         return Prepared(
-            job=Job(prompts=[prompt], params=params, namespace=cache_namespace(request)),
+            job=Job(
+                prompts=[prompt],
+                params=params,
+                namespace=cache_namespace(request),
+                continues_prompt=False,
+            ),
             reply=ChatReply(envelope, tokenizer, n=params.n),
             stream=request.wants_stream,
             stream_usage=request.wants_stream_usage,

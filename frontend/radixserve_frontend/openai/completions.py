@@ -58,7 +58,12 @@ class CompletionDialect:
             with_usage=request.wants_stream_usage,
         )
         return Prepared(
-            job=Job(prompts=prompt_ids, params=params, namespace=cache_namespace(request)),
+            job=Job(
+                prompts=prompt_ids,
+                params=params,
+                namespace=cache_namespace(request),
+                continues_prompt=True,
+            ),
             reply=CompletionReply(envelope, tokenizer, num_choices=len(prompt_ids) * params.n),
             stream=request.wants_stream,
             stream_usage=request.wants_stream_usage,
