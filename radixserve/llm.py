@@ -11,6 +11,7 @@ lives as long as the ``LLM``: prompts of a later call find the prefixes of earli
 """
 
 import gc
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Integral
@@ -26,7 +27,7 @@ from radixserve.errors import ConfigError, InvalidRequestError, RadixServeError
 from radixserve.ids import DEFAULT_NAMESPACE, Namespace, RequestId
 from radixserve.sampling.params import SamplingParams
 from radixserve.text.stream import ChoiceText
-from radixserve.text.tokenizer import Tokenizer
+from radixserve.text.tokenizer import Tokenizer, has_tokenizer
 from radixserve.types import (
     CacheInfo,
     EngineInfo,
@@ -35,6 +36,8 @@ from radixserve.types import (
     TokenDelta,
     TokenLogprob,
 )
+
+logger = logging.getLogger(__name__)
 
 Prompt = str | Sequence[int]
 Message = Mapping[str, Any]
@@ -92,7 +95,8 @@ class GenerationError(RadixServeError):
 class LLM:
     """A model, its cache and its scheduler, in this process. Not thread-safe.
 
-    ``model`` and every keyword are fields of ``EngineConfig``, which documents them. *Raises*
+    ``model`` and every keyword are fields of ``EngineConfig``, which documents them. A checkpoint
+    without a tokenizer takes token ids only, and its answers have no text. *Raises*
     ``ConfigError`` or ``ModelError`` if it cannot start.
     """
 
@@ -103,7 +107,13 @@ class LLM:
             raise ConfigError(f"unknown setting: {error}") from error
         self._core: EngineCore | None = build_core(config, progress=False)
         self.info: EngineInfo = self._core.info
-        self.tokenizer = Tokenizer.from_dir(self.info.model_dir, chat_template=config.chat_template)
+        directory = self.info.model_dir
+        self._has_text = has_tokenizer(directory)
+        if self._has_text:
+            self.tokenizer = Tokenizer.from_dir(directory, chat_template=config.chat_template)
+        else:
+            logger.warning("%s has no tokenizer: token ids in, token ids out", config.model)
+            self.tokenizer = Tokenizer.empty()
         self._intake = Intake(self.info, self.tokenizer)
         self._num_requests = 0
 
@@ -139,6 +149,7 @@ class LLM:
         conversations = cast(Sequence[Sequence[Message]], [messages] if is_single else messages)
         if not all(conversations):
             raise InvalidRequestError("messages is empty; give at least one", param="messages")
+        self._require_text("messages")
         prompts = [self.tokenizer.encode_chat(conversation) for conversation in conversations]
         outputs = self._answer(
             prompts, params, namespace, progress=progress, continues_prompt=False
@@ -164,6 +175,8 @@ class LLM:
                 "one per prompt",
                 param="params",
             )
+        if any(own.stop for own in each_params):
+            self._require_text("stop")
         core = self._open_core()
         requests = [
             self._intake.admit(self._next_id(), self._encode(prompt), own, namespace=namespace)
@@ -229,7 +242,18 @@ class LLM:
         return self._core
 
     def _encode(self, prompt: Prompt) -> Sequence[int]:
-        return self.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
+        if not isinstance(prompt, str):
+            return prompt
+        self._require_text("prompt")
+        return self.tokenizer.encode(prompt)
+
+    def _require_text(self, param: str) -> None:
+        if not self._has_text:
+            raise InvalidRequestError(
+                f"{param} is text, and this checkpoint has no tokenizer; give token ids, or add a "
+                "tokenizer.json to it",
+                param=param,
+            )
 
     def _next_id(self) -> RequestId:
         self._num_requests += 1

@@ -24,6 +24,9 @@ from radixserve.text.vocabulary import Vocabulary
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
+_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tekken.json")
+"""Each format's file that holds the tokens."""
+
 
 class Tokenizer:
     """One checkpoint's tokenizer. Immutable to its users, and safe to use from several threads."""
@@ -78,6 +81,16 @@ class Tokenizer:
                 loaded.chat_template, chat_template, special_tokens=special_tokens
             ),
         )
+
+    @classmethod
+    def empty(cls) -> "Tokenizer":
+        """One that knows no token: every id decodes to nothing, every text encodes to nothing."""
+        from tokenizers import Tokenizer as Backend  # noqa: PLC0415
+        from tokenizers import decoders, models  # noqa: PLC0415
+
+        backend = Backend(models.BPE())
+        backend.decoder = decoders.ByteLevel()
+        return cls(backend, eos_token_ids=(), bos_token_id=None, templates={})
 
     @property
     def vocab_size(self) -> int:
@@ -170,10 +183,21 @@ class Tokenizer:
         return ids
 
 
+def has_tokenizer(path: str | Path) -> bool:
+    """Whether a directory holds a tokenizer, torn or not."""
+    return any((Path(path) / name).is_file() for name in _FILES)
+
+
 def _load(path: Path) -> Any:
     """What transformers makes of the directory."""
     if not path.is_dir():
         raise CheckpointError(f"{path} is not a directory, so there is no tokenizer in it")
+    if not has_tokenizer(path):
+        # Of such a directory transformers makes, for some architectures, a tokenizer that knows no
+        # token and turns every text into nothing.
+        raise CheckpointError(
+            f"no tokenizer can be loaded from {path}: it holds none of {', '.join(_FILES)}"
+        )
     # Here and not above: this import brings torch along and takes two seconds.
     from transformers import AutoTokenizer  # noqa: PLC0415
 

@@ -159,6 +159,10 @@ def test_missing_and_torn_tokenizers_are_named(tmp_path: Path) -> None:
         Tokenizer.from_dir(tmp_path / "nowhere")
     with pytest.raises(CheckpointError, match=r"no tokenizer can be loaded from .*tokenizer\.json"):
         Tokenizer.from_dir(tmp_path)
+    # transformers makes an empty tokenizer of this one, to which every text is nothing.
+    (tmp_path / "config.json").write_text('{"model_type": "qwen3"}')
+    with pytest.raises(CheckpointError, match=r"it holds none of tokenizer\.json"):
+        Tokenizer.from_dir(tmp_path)
     write_byte_tokenizer(tmp_path)
     (tmp_path / "tokenizer.json").write_text("{torn")
     with pytest.raises(CheckpointError, match="no tokenizer can be loaded"):
@@ -178,6 +182,7 @@ def test_code_that_comes_with_a_checkpoint_is_not_run(tmp_path: Path) -> None:
 def test_a_tokenizer_without_a_fast_backend_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    write_byte_tokenizer(tmp_path)
     monkeypatch.setattr(
         transformers.AutoTokenizer, "from_pretrained", lambda *_, **__: SimpleNamespace()
     )
