@@ -56,10 +56,10 @@ unit: $(VENV)/.dev
 	$(BIN)/python -m pytest -q $(ARGS)
 
 bench: $(VENV)/.dev
-	$(BIN)/python -m bench.radix_tree
-	$(BIN)/python -m bench.scheduler
-	$(BIN)/python -m bench.first_token
-	$(BIN)/python -m bench.peers
+	$(BIN)/python bench/radix_tree.py
+	$(BIN)/python bench/scheduler.py
+	$(BIN)/python bench/first_token.py
+	$(BIN)/python bench/peers.py
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

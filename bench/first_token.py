@@ -1,12 +1,17 @@
 """Time to first token behind a cached prefix, and what a long prompt does to others' streams.
 
-    python -m bench.first_token [--rounds 15]
+    python bench/first_token.py [--rounds 15]
 
 One model (88M parameters, bfloat16), in-process, token ids in. Three prompts take turns: 16 tokens
 alone, the same number behind a cached prefix of 4,096, and all 4,112 uncached. Then eight streams
 decode while a prompt of 4,096 tokens prefills, paced as the server paces; a gap is the time between
 two tokens of a stream.
 """
+
+# First of all, before anything loads torch: see bench/support/__init__.py.
+from support.machine import print_machine
+
+# isort: split
 
 import argparse
 import json
@@ -16,8 +21,6 @@ import time
 import numpy as np
 from tqdm import tqdm
 
-from bench.support.checkpoint import VOCAB_SIZE, bench_checkpoint
-from bench.support.machine import print_machine
 from radixserve.config import EngineConfig
 from radixserve.engine.async_engine import SERVING_ITL_STRETCH
 from radixserve.engine.build import build_core
@@ -25,6 +28,7 @@ from radixserve.engine.core import EngineCore
 from radixserve.ids import RequestId
 from radixserve.sampling.params import SamplingParams
 from radixserve.types import EngineRequest
+from support.checkpoint import VOCAB_SIZE, bench_checkpoint
 
 NUM_PREFIX = 4096
 NUM_SUFFIX = 16

@@ -4,8 +4,13 @@ Both load the same checkpoint in bfloat16 and run the same prompts, greedily, al
 from an empty cache; both share prefixes within a run. The first round of each warms up and is not
 counted.
 
-    python -m bench.peers [--rounds 5]
+    python bench/peers.py [--rounds 5]
 """
+
+# First of all, before anything loads torch: see bench/support/__init__.py.
+from support.machine import print_machine
+
+# isort: split
 
 import argparse
 import json
@@ -21,9 +26,8 @@ import torch
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM, GenerationConfig
 
-from bench.support.checkpoint import VOCAB_SIZE, bench_checkpoint
-from bench.support.machine import print_machine
 from radixserve import LLM, SamplingParams
+from support.checkpoint import VOCAB_SIZE, bench_checkpoint
 
 
 @dataclass(frozen=True, slots=True)

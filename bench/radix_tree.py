@@ -1,7 +1,7 @@
 """What the radix tree costs: matching a long prompt, and working in trees of up to a million nodes.
 
-    python -m bench.radix_tree                  everything (about a minute, 1 GB)
-    python -m bench.radix_tree --sizes 1000 10000 --rounds 20
+    python bench/radix_tree.py                  everything (about a minute, 1 GB)
+    python bench/radix_tree.py --sizes 1000 10000 --rounds 20
 
 1. A prompt of 100,000 tokens, cached in 1, 10 and 50 nodes, is matched. Limit: 2 ms.
 2. Trees of 1,000 ... 1,000,000 nodes, all three edges deep, one page an edge. In each: match a
@@ -32,9 +32,9 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from bench.support.machine import print_machine
 from radixserve.cache.prefix_cache import PrefixCache
 from radixserve.ids import DEFAULT_NAMESPACE, TokenArray
+from support.machine import print_machine
 
 PAGE_SIZE = 16
 EDGE_TOKENS = 16

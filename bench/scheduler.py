@@ -1,6 +1,6 @@
 """What a plan costs: ``schedule()`` with 1,000 waiting and 64 running requests, no model.
 
-    python -m bench.scheduler [--steps 400]
+    python bench/scheduler.py [--steps 400]
 
 Half of the waiting requests share long prefixes with each other or with running ones; requests end
 and others are admitted all the time, so admission, deferral and aging are all in the figure. The
@@ -16,13 +16,13 @@ from itertools import count
 import numpy as np
 from tqdm import tqdm
 
-from bench.support.machine import print_machine
 from radixserve.cache.prefix_cache import PrefixCache
 from radixserve.ids import RequestId
 from radixserve.sampling.params import SamplingParams
 from radixserve.scheduler.plan import StepPlan, StepResult
 from radixserve.scheduler.scheduler import Scheduler
 from radixserve.types import EngineRequest, SampledToken
+from support.machine import print_machine
 
 NUM_WAITING = 1000
 NUM_RUNNING = 64

@@ -38,7 +38,7 @@ def add_options(parser: argparse.ArgumentParser, config_class: type[EngineConfig
     The class's own fields come first in the help, the engine's after them.
     """
     engine_names = {part.name for part in fields(EngineConfig)}
-    own = parser.add_argument_group("options")
+    own = parser.add_argument_group("this command")
     engine = parser.add_argument_group("model and engine")
     for part, value_type in _typed_fields(config_class):
         group = engine if part.name in engine_names else own

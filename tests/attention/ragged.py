@@ -4,10 +4,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from radixserve_kernels.paged_attention.reference import paged_attention_reference
 
 from radixserve.attention.base import AttentionShape, ForwardBatch
 from radixserve.attention.torch_backend import TorchAttention
+from radixserve_kernels.paged_attention.reference import paged_attention_reference
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,8 +4,8 @@ import json
 from typing import Any
 
 import httpx
-from radixserve_frontend.app import create_app
 
+from radixserve_frontend.app import create_app
 from tests.frontend.fake_engine import FakeEngine
 from tests.frontend.http_fixtures import MODEL, calling, config_of
 

@@ -7,12 +7,12 @@ from contextlib import asynccontextmanager
 
 import httpx
 import uvicorn
-from radixserve_frontend.app import create_app
-from radixserve_frontend.config import ServerConfig
-from radixserve_frontend.server import DrainingServer
 from starlette.applications import Starlette
 
 from radixserve.engine.interface import Engine
+from radixserve_frontend.app import create_app
+from radixserve_frontend.config import ServerConfig
+from radixserve_frontend.server import DrainingServer
 
 MODEL = "fake"
 TIMEOUT_S = 20.0

@@ -8,9 +8,9 @@ from typing import Any
 
 import httpx
 import pytest
-from radixserve_frontend.app import create_app
 
 from radixserve.errors import ModelError
+from radixserve_frontend.app import create_app
 from tests.frontend.fake_engine import FakeEngine
 from tests.frontend.http_calls import CHAT, COMPLETIONS, MESSAGES, error_of
 from tests.frontend.http_fixtures import MODEL, calling, config_of

@@ -11,14 +11,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import pytest
+
+from radixserve.config import EngineConfig
+from radixserve.errors import CheckpointError, ConfigError
 from radixserve_frontend import server, terminal
 from radixserve_frontend.banner import banner
 from radixserve_frontend.cli import main
 from radixserve_frontend.config import ChatConfig, ServerConfig
 from radixserve_frontend.server import run_server, url_of
-
-from radixserve.config import EngineConfig
-from radixserve.errors import CheckpointError, ConfigError
 from tests.frontend.fake_engine import FakeEngine
 
 

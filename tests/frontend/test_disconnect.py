@@ -4,9 +4,9 @@ import asyncio
 from typing import Any
 
 import pytest
-from radixserve_frontend.disconnect import run_while_connected
 from starlette.requests import ClientDisconnect
 
+from radixserve_frontend.disconnect import run_while_connected
 from tests.frontend.fake_engine import FakeEngine
 from tests.frontend.http_calls import CHAT, COMPLETIONS, MESSAGES
 from tests.frontend.http_fixtures import MODEL, TIMEOUT_S, serving

@@ -4,11 +4,11 @@ import argparse
 from dataclasses import fields
 
 import pytest
-from radixserve_frontend.config import ChatConfig, ServerConfig, engine_config
-from radixserve_frontend.flags import add_options, env_name, read_config
 
 from radixserve.config import EngineConfig
 from radixserve.errors import ConfigError
+from radixserve_frontend.config import ChatConfig, ServerConfig, engine_config
+from radixserve_frontend.flags import add_options, env_name, read_config
 
 
 def parse(*arguments: str, **environ: str) -> ServerConfig:

@@ -8,9 +8,9 @@ import httpx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
+
 from radixserve_frontend.app import create_app
 from radixserve_frontend.openai.schema import ChatRequest, CompletionRequest
-
 from tests.frontend.fake_engine import FakeEngine
 from tests.frontend.http_calls import CHAT, COMPLETIONS, error_of
 from tests.frontend.http_fixtures import MODEL, calling, config_of

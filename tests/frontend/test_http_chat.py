@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 
 import pytest
-from radixserve_frontend.app import create_app
 
 from radixserve.engine.interface import TextDelta
 from radixserve.errors import EngineDeadError
 from radixserve.ids import Namespace
 from radixserve.sampling.params import SamplingParams
+from radixserve_frontend.app import create_app
 from tests.frontend.fake_engine import FakeEngine, FakeStream, Submitted, delta_of, fails, says
 from tests.frontend.http_calls import MESSAGES, PROMPT, chat, error_of, events_of
 from tests.frontend.http_fixtures import MODEL, calling, config_of

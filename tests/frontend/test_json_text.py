@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from radixserve_frontend.json_text import decode_json, encode_json
 
 from radixserve.errors import InvalidRequestError
+from radixserve_frontend.json_text import decode_json, encode_json
 
 # Surrogates included: st.text() leaves them out by default.
 ANY_TEXT = st.text(st.characters(codec=None, exclude_categories=()))

@@ -6,12 +6,12 @@ from typing import Any
 import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from radixserve_frontend.app import create_app
-from radixserve_frontend.metrics import Metrics
-from radixserve_frontend.middleware import RequestBoundary
 from starlette.applications import Starlette
 from starlette.types import Receive, Scope, Send
 
+from radixserve_frontend.app import create_app
+from radixserve_frontend.metrics import Metrics
+from radixserve_frontend.middleware import RequestBoundary
 from tests.frontend.fake_engine import FakeEngine
 from tests.frontend.http_calls import CHAT, MESSAGES
 from tests.frontend.http_fixtures import MODEL, calling, config_of

@@ -13,10 +13,6 @@ from typing import Any, cast
 import httpx
 import pytest
 from pydantic import ValidationError
-from radixserve_frontend import terminal
-from radixserve_frontend.chat_sources import AnswerError, Figures, HttpSource
-from radixserve_frontend.config import ChatConfig
-from radixserve_frontend.openai.schema import MAX_STOP_TOKEN_IDS, ChatRequest
 
 from radixserve.config import EngineConfig
 from radixserve.engine.client import EngineClient
@@ -26,6 +22,10 @@ from radixserve.errors import ConfigError, ContextLengthError, EngineDeadError
 from radixserve.ids import RequestId
 from radixserve.sampling.params import SamplingParams
 from radixserve.types import TokenLogprob
+from radixserve_frontend import terminal
+from radixserve_frontend.chat_sources import AnswerError, Figures, HttpSource
+from radixserve_frontend.config import ChatConfig
+from radixserve_frontend.openai.schema import MAX_STOP_TOKEN_IDS, ChatRequest
 from tests.frontend.fake_engine import FakeEngine, Submitted, delta_of
 from tests.frontend.http_calls import MESSAGES, chat, complete, error_of, events_of
 from tests.frontend.http_fixtures import TIMEOUT_S, serving

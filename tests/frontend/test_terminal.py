@@ -11,6 +11,11 @@ from contextlib import contextmanager
 import anyio.from_thread
 import httpx
 import pytest
+from rich.console import Console
+
+from radixserve.config import EngineConfig
+from radixserve.engine.interface import TextDelta
+from radixserve.errors import ConfigError, ContextLengthError
 from radixserve_frontend import chat_sources, terminal
 from radixserve_frontend.chat_sources import (
     AnswerError,
@@ -22,11 +27,6 @@ from radixserve_frontend.chat_sources import (
 )
 from radixserve_frontend.config import ChatConfig
 from radixserve_frontend.terminal import ChatSession, describe
-from rich.console import Console
-
-from radixserve.config import EngineConfig
-from radixserve.engine.interface import TextDelta
-from radixserve.errors import ConfigError, ContextLengthError
 from tests.frontend.fake_engine import FakeEngine, fails, says
 from tests.frontend.http_fixtures import TIMEOUT_S, serving
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from radixserve_kernels.paged_attention.reference import paged_attention_reference
 
 

@@ -1,4 +1,4 @@
-"""Every measurement of the project: ``python -m bench.NAME``.
+"""What the benchmarks share. To be imported before torch.
 
 Before any of them loads torch, its OpenMP threads are told not to spin for long, as the server's
 are: otherwise whatever else the machine does is in the figures tenfold. It holds for every engine
