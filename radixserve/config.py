@@ -79,7 +79,8 @@ class EngineConfig:
                 raise ConfigError(f"{name} is {value}; it must lie in [{low}, {high}]")
         for name in ("kv_cache_gib", "max_itl_stretch"):
             value = getattr(self, name)
-            if value is not None and not isinstance(value, int | float):
+            is_number = isinstance(value, int | float) and not isinstance(value, bool)
+            if value is not None and not is_number:
                 raise ConfigError(f"{name} is {value!r}; it must be a number")
         if self.kv_cache_gib is not None and not 0 < self.kv_cache_gib < 2**20:
             raise ConfigError(f"kv_cache_gib is {self.kv_cache_gib}; it must be positive")

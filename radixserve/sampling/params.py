@@ -5,7 +5,7 @@
 everything behind intake sees only resolved parameters. No torch here.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from numbers import Integral, Real
 from types import MappingProxyType
@@ -98,10 +98,9 @@ class SamplingParams:
     """Leave the matched stop string in the text."""
 
     def __post_init__(self) -> None:
-        given: Any = self.stop
-        stop = (given,) if isinstance(given, str) else tuple(given or ())
+        stop = _as_tuple("stop", self.stop)
         object.__setattr__(self, "stop", stop)
-        object.__setattr__(self, "stop_token_ids", tuple(self.stop_token_ids or ()))
+        object.__setattr__(self, "stop_token_ids", _as_tuple("stop_token_ids", self.stop_token_ids))
         for name, kind in _NUMBERS.items():
             value = getattr(self, name)
             if value is not None or self.__dataclass_fields__[name].default is not None:
@@ -143,9 +142,13 @@ class SamplingParams:
                     f"at most {MAX_STOP_STRING_CHARS} are accepted",
                     param="stop",
                 )
+        given: Any = {} if self.logit_bias is None else self.logit_bias
+        if not isinstance(given, Mapping):
+            raise InvalidRequestError(
+                f"logit_bias is {given!r}; it must map token ids to numbers", param="logit_bias"
+            )
         biases = {
-            token_id: _as_plain(float, "logit_bias", bias)
-            for token_id, bias in self.logit_bias.items()
+            token_id: _as_plain(float, "logit_bias", bias) for token_id, bias in given.items()
         }
         object.__setattr__(self, "logit_bias", biases)
         for token_id, bias in biases.items():
@@ -173,6 +176,17 @@ class SamplingParams:
 
 def _first(value: Any, default: Any) -> Any:
     return default if value is None else value
+
+
+def _as_tuple(name: str, value: Any) -> tuple[Any, ...]:
+    """Several entries, none (None), or a string alone."""
+    if value is None:
+        return ()
+    if isinstance(value, str):
+        return (value,)
+    if not isinstance(value, Iterable):
+        raise InvalidRequestError(f"{name} is {value!r}; it must be a list", param=name)
+    return tuple(value)
 
 
 def _as_plain(kind: type[int] | type[float], name: str, value: Any) -> float:

@@ -13,7 +13,8 @@ therefore gets a deadline on arrival, counted in admissions, not in seconds:
 and as soon as that many admissions have happened the oldest candidate goes first, whatever the
 others have cached. So *a request that finds p requests waiting is admitted after at most
 p + max_overtakes others* (re-admissions of preempted requests, which were admitted before, and time
-spent deferred behind a running producer aside). A preempted request is past its deadline.
+that it or one ahead of it spends deferred behind a running producer aside). A preempted request is
+past its deadline.
 
 Deferral. A request whose next whole page is just being computed by a running one (its *producer*)
 is set aside until the producer has committed the tokens both share, or leaves. It is no candidate

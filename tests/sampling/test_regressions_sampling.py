@@ -26,6 +26,9 @@ from radixserve.sampling.params import SamplingParams
         ("temperature", 10**400),
         ("presence_penalty", None),
         ("logit_bias", {3: True}),
+        ("logit_bias", 5),
+        ("stop", 5),
+        ("stop_token_ids", 5),
         ("logit_bias", {3: "1"}),
         ("ignore_eos", 1),
         ("include_stop", None),
@@ -37,6 +40,17 @@ def test_a_wrong_type_names_the_field(field: str, value: Any) -> None:
     with pytest.raises(InvalidRequestError) as caught:
         SamplingParams(**{field: value})
     assert caught.value.param == field
+
+
+def test_none_and_arrays_are_lists_too() -> None:
+    """Regression: an AttributeError, and numpy's complaint about an array's truth value."""
+    given: dict[str, Any] = {
+        "logit_bias": None,
+        "stop": None,
+        "stop_token_ids": np.array([1, 2]),
+    }
+    params = SamplingParams(**given)
+    assert (params.logit_bias, params.stop, params.stop_token_ids) == ({}, (), (1, 2))
 
 
 def test_numbers_of_other_types_become_plain_ones() -> None:
