@@ -18,9 +18,6 @@ Namespace = NewType("Namespace", str)
 PageId = NewType("PageId", int)
 """Index of a page in the pool: ``0 <= page < num_pages``."""
 
-Slot = NewType("Slot", int)
-"""Index of one token's place in the KV tensors: ``page * page_size + offset``."""
-
 TokenArray = npt.NDArray[np.int32]
 """A run of token ids, int32[n]."""
 

@@ -66,6 +66,9 @@ class AttentionShape:
 class AttentionBackend(Protocol):
     """Causal, grouped-query, paged attention over a ragged batch."""
 
+    name: str
+    """What the setting ``attention`` calls it."""
+
     def plan(self, batch: ForwardBatch) -> Any:
         """Do, once per step, the work that all layers share. Returns what ``forward`` wants."""
         ...

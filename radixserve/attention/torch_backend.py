@@ -45,6 +45,8 @@ _fused_attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 class TorchAttention:
     """``AttentionBackend`` for the CPU."""
 
+    name = "torch"
+
     def __init__(self, shape: AttentionShape) -> None:
         self._num_kv_heads = shape.num_kv_heads
         self._group = shape.num_heads // shape.num_kv_heads

@@ -11,7 +11,7 @@ from radixserve.config import EngineConfig
 from radixserve.errors import ConfigError
 from radixserve.memory import available_bytes, pages_for
 from radixserve.model.config import ModelConfig
-from radixserve.model.layout import weight_bytes
+from radixserve.model.layout import count_parameters
 from radixserve.model.loading import load_model
 from radixserve.runner.kv_tensors import KVTensors, bytes_per_page
 from radixserve.runner.runner import ModelRunner, RunnerInfo
@@ -78,12 +78,12 @@ def make_runner(
         ) from error
     info = RunnerInfo(
         architecture=model_config.architecture,
-        num_parameters=weight_bytes(model_config, 1),
+        num_parameters=count_parameters(model_config),
         vocab_size=model_config.vocab_size,
         max_model_len=model.max_model_len,
         device=device.type,
         dtype=str(dtype).removeprefix("torch."),
-        attention="torch",
+        attention=attention.name,
         page_size=config.page_size,
         num_pages=num_pages,
         kv_cache_bytes=kv.num_bytes,

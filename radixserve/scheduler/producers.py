@@ -19,8 +19,7 @@ without a hit, O(shared tokens) with one.
 
 from dataclasses import dataclass
 
-import numpy as np
-
+from radixserve.cache.lookup import common_prefix
 from radixserve.ids import Namespace, TokenArray
 from radixserve.request import Request
 
@@ -74,7 +73,7 @@ class Producers:
         first_whole_page = -(-num_cached_tokens // size)
         best: Production | None = None
         for producer in self._by_key.get(key, ()):
-            shared_pages = _common_prefix(tokens, producer.token_ids) // size
+            shared_pages = common_prefix(tokens, producer.token_ids) // size
             if shared_pages > first_whole_page and (
                 best is None or shared_pages * size > best.num_shared_tokens
             ):
@@ -84,11 +83,3 @@ class Producers:
     def _key(self, namespace: Namespace, tokens: TokenArray, page: int) -> _Key | None:
         run = tokens[page * self._page_size : (page + 1) * self._page_size]
         return (namespace, page, run.tobytes()) if len(run) == self._page_size else None
-
-
-def _common_prefix(left: TokenArray, right: TokenArray) -> int:
-    """Length of the longest common prefix. Cost: O(it), vectorised."""
-    length = min(len(left), len(right))
-    differs = left[:length] != right[:length]
-    first = int(np.argmax(differs)) if length else 0
-    return first if length and differs[first] else length

@@ -72,6 +72,8 @@ def make_kv(
 class DenseAttention:
     """The interface's meaning, row by row."""
 
+    name = "dense"
+
     def __init__(self, shape: AttentionShape) -> None:
         self.shape = shape
         self.num_plans = 0
