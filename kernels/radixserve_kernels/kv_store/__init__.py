@@ -1,0 +1,1 @@
+"""From the qkv projection to rotated queries, and keys and values in their pages."""

@@ -1,0 +1,1 @@
+"""Repetition, presence and frequency penalties, from what each choice has seen."""

@@ -1,0 +1,1 @@
+"""``x / rms(x) * weight`` over the last dimension, with or without the residual addition."""
