@@ -15,7 +15,7 @@ This module knows tensors and page tables; it knows no request, no tree and no m
 """
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 
@@ -76,19 +76,40 @@ class AttentionBackend(Protocol):
     def forward(
         self,
         query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
         keys: torch.Tensor,
         values: torch.Tensor,
         batch: ForwardBatch,
         plan: Any,
     ) -> torch.Tensor:
-        """Store this step's keys and values, then attend.
+        """Attend. The step's own keys and values are in their pages already.
 
-        ``query``: [T, num_heads, head_dim]; ``key``, ``value``: [T, num_kv_heads, head_dim], all
-        already rotated. ``keys``, ``values``: one layer's share of the KV tensors,
-        [num_pages, page_size, num_kv_heads, head_dim]. Returns [T, num_heads * head_dim].
+        ``query``: [T, num_heads, head_dim], rotated. ``keys``, ``values``: one layer's share of the
+        KV tensors, [num_pages, page_size, num_kv_heads, head_dim]. Returns
+        [T, num_heads * head_dim].
+        """
+        ...
 
-        *Mutates* ``keys`` and ``values`` at ``batch.slots``.
+
+@runtime_checkable
+class GraphAttention(AttentionBackend, Protocol):
+    """A backend whose decode steps can be captured in a CUDA graph and replayed.
+
+    A graph replays its launches with the very addresses and grids of its capture. So a decode
+    step's plan is copied into a static one, made once, which every graph was captured with.
+    """
+
+    def static_plan(self, max_rows: int, dtype: torch.dtype) -> Any:
+        """A plan of fixed addresses for batches of up to ``max_rows`` one-token rows; no row yet.
+
+        ``dtype``: of queries, keys and values. ``forward`` with it launches the same grids whatever
+        it holds; its result is valid until the next call.
+        """
+        ...
+
+    def load_plan(self, static: Any, plan: Any) -> bool:
+        """Copy a decode step's plan into the static one, without waiting for the device.
+
+        Returns False, with nothing copied, if it does not fit: then the step runs without a graph.
+        *Mutates* ``static``.
         """
         ...

@@ -1,16 +1,61 @@
-"""Which attention backend serves which device: the one place that knows them all."""
+"""Which attention backend serves which device: the one place that knows them all.
+
+The Triton backend is imported only where it is asked for, so that radixserve runs on platforms that
+have no triton.
+"""
+
+import torch
 
 from radixserve.attention.base import AttentionBackend, AttentionShape
+from radixserve.attention.gather_backend import GatherAttention
 from radixserve.attention.torch_backend import TorchAttention
+from radixserve.attention.varlen_backend import VarlenAttention
+from radixserve.device.transfer import Transfer
 from radixserve.errors import ConfigError
 
+NAMES = ("auto", "torch", "triton", "varlen")
 
-def make_attention(name: str, device: str, shape: AttentionShape) -> AttentionBackend:
-    """The backend ``name`` ("auto": the best there is) for ``device``. Raises ``ConfigError``."""
+
+def make_attention(name: str, shape: AttentionShape, transfer: Transfer) -> AttentionBackend:
+    """The backend ``name`` for the transfer's device.
+
+    "auto" is the best there is: "torch" on a CPU, "triton" on a CUDA GPU. *Raises* ``ConfigError``
+    if the name, the device, the shape or this installation does not allow it.
+    """
+    device = transfer.device
+    if name not in NAMES:
+        raise ConfigError(f"attention must be one of {', '.join(NAMES)}; got {name!r}")
     if shape.num_heads % shape.num_kv_heads != 0:
         raise ConfigError(
             f"{shape.num_heads} query heads cannot share {shape.num_kv_heads} key heads evenly"
         )
-    if name in ("auto", "torch") and device == "cpu":
-        return TorchAttention(shape)
-    raise ConfigError(f"attention {name!r} does not run on device {device!r}; use 'auto'")
+    if device.type not in ("cpu", "cuda"):
+        raise ConfigError(f"there is no attention for device {device.type!r}; use 'cpu' or 'cuda'")
+    if name == "auto":
+        name = "torch" if device.type == "cpu" else "triton"
+    if name == "torch":
+        return TorchAttention(shape) if device.type == "cpu" else GatherAttention(shape)
+    if name == "varlen":
+        return VarlenAttention(shape, device)
+    return _triton_attention(shape, transfer)
+
+
+def _triton_attention(shape: AttentionShape, transfer: Transfer) -> AttentionBackend:
+    device: torch.device = transfer.device
+    try:
+        from radixserve.attention.triton_backend import TritonAttention  # noqa: PLC0415
+        from radixserve_kernels import target  # noqa: PLC0415
+    except ImportError as error:
+        raise ConfigError(
+            f"attention 'triton' cannot be imported here ({error}); install triton 3.6 or later, "
+            "or use attention 'torch'"
+        ) from error
+    if not target.runs_on(device):
+        if device.type == "cpu":
+            remedy = "set TRITON_INTERPRET=1 in the environment (slow), or use attention 'torch'"
+        else:
+            remedy = "unset TRITON_INTERPRET, under which kernels take CPU tensors only"
+        raise ConfigError(
+            f"attention 'triton' does not run on device {device.type!r} in this process; {remedy}"
+        )
+    return TritonAttention(shape, transfer)

@@ -1,7 +1,7 @@
 """Attention in plain torch on a CPU: the CPU engine's backend, and the meaning of every later one.
 
-Stores the step's keys and values, then attends in three ways, chosen once per step by
-``step_plan.py`` and the same in float32 and bfloat16:
+Attends in three ways, chosen once per step by ``step_plan.py`` and the same in float32 and
+bfloat16:
 
 - *Chunks*, one row at a time and a block of queries at a time, as matrix products (``product.py``).
 - *Single rows* in padded buckets through torch's fused CPU attention.
@@ -63,19 +63,15 @@ class TorchAttention:
     def forward(
         self,
         query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
         keys: torch.Tensor,
         values: torch.Tensor,
-        batch: ForwardBatch,
+        batch: ForwardBatch,  # noqa: ARG002 (the plan says it all)
         plan: AttentionPlan,
     ) -> torch.Tensor:
-        """Store this step's keys and values, then attend: see ``AttentionBackend.forward``."""
+        """See ``AttentionBackend.forward``."""
         num_tokens = query.shape[0]
         flat_keys = keys.view(-1, self._num_kv_heads, self._head_dim)
         flat_values = values.view(-1, self._num_kv_heads, self._head_dim)
-        flat_keys.index_copy_(0, batch.slots, key)
-        flat_values.index_copy_(0, batch.slots, value)
         grouped = query.view(num_tokens, self._num_kv_heads, self._group, self._head_dim)
         out = query.new_empty(grouped.shape)
         for chunk in plan.chunks:

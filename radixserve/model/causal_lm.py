@@ -6,21 +6,15 @@ never samples, and never reads a device tensor back to the host.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (torch's own name for it)
 
 from radixserve.attention.base import AttentionBackend, AttentionShape, ForwardBatch
 from radixserve.model.config import ModelConfig
-from radixserve.model.layers import (
-    Attention,
-    DecoderLayer,
-    GatedMLP,
-    HeadNorm,
-    Linear,
-    RMSNorm,
-    Step,
-)
+from radixserve.model.layers import Attention, DecoderLayer, GatedMLP, Linear, Step
+from radixserve.model.ops import HeadShape, LayerOps, Norm
 from radixserve.model.rope import RopeTable
 
 KVTensors = Sequence[tuple[torch.Tensor, torch.Tensor]]
@@ -42,7 +36,7 @@ class CausalLM:
         self.config = config
         self._embed_tokens = weights["embed_tokens"]
         self._layers = tuple(_layer(config, weights, index) for index in range(config.num_layers))
-        self._norm = RMSNorm(weights["norm"], config.norm_eps)
+        self._norm = Norm(weights["norm"], config.norm_eps)
         tied = config.tie_word_embeddings
         self._lm_head = Linear(weights["embed_tokens" if tied else "lm_head"])
         self._rope = RopeTable(
@@ -74,7 +68,7 @@ class CausalLM:
         )
 
     def forward(
-        self, batch: ForwardBatch, kv: KVTensors, attention: AttentionBackend
+        self, batch: ForwardBatch, kv: KVTensors, attention: AttentionBackend, ops: LayerOps
     ) -> torch.Tensor:
         """Run the batch's tokens; logits [S, vocab_size], one row for each of ``logits_indices``.
 
@@ -85,13 +79,26 @@ class CausalLM:
         *Cost*: two floating-point operations per parameter and token, besides attention; past the
         last layer's attention, and for the logits, only the S rows are computed.
         """
-        step = Step(batch, self._rope.at(batch.positions), attention, attention.plan(batch))
+        return self.forward_planned(batch, kv, attention, ops, attention.plan(batch))
+
+    def forward_planned(
+        self,
+        batch: ForwardBatch,
+        kv: KVTensors,
+        attention: AttentionBackend,
+        ops: LayerOps,
+        plan: Any,
+    ) -> torch.Tensor:
+        """``forward`` with what ``attention.plan`` made of the batch: device work only."""
+        step = Step(batch, ops, ops.rotation(self._rope, batch.positions), attention, plan)
         hidden = F.embedding(batch.input_ids, self._embed_tokens)
-        last = len(self._layers) - 1
-        for index, (layer, (keys, values)) in enumerate(zip(self._layers, kv, strict=True)):
-            rows = batch.logits_indices if index == last else None
-            hidden = layer(hidden, keys, values, step, rows)
-        return self._lm_head(self._norm(hidden))
+        normed = ops.rms_norm(hidden, self._layers[0].input_norm)
+        *body, last = zip(self._layers, kv, strict=True)
+        following = (layer.input_norm for layer in self._layers[1:])
+        for (layer, (keys, values)), next_norm in zip(body, following, strict=True):
+            normed = layer(hidden, normed, next_norm, keys, values, step)
+        layer, (keys, values) = last
+        return self._lm_head(layer.last(hidden, normed, self._norm, keys, values, step))
 
 
 def _layer(config: ModelConfig, weights: Mapping[str, torch.Tensor], index: int) -> DecoderLayer:
@@ -100,8 +107,8 @@ def _layer(config: ModelConfig, weights: Mapping[str, torch.Tensor], index: int)
     def linear(name: str) -> Linear:
         return Linear(weights[f"{prefix}.{name}.weight"], weights.get(f"{prefix}.{name}.bias"))
 
-    def norm(name: str) -> RMSNorm:
-        return RMSNorm(weights[f"{prefix}.{name}"], config.norm_eps)
+    def norm(name: str) -> Norm:
+        return Norm(weights[f"{prefix}.{name}"], config.norm_eps)
 
     head_norm = None
     if config.qk_norm:
@@ -109,16 +116,14 @@ def _layer(config: ModelConfig, weights: Mapping[str, torch.Tensor], index: int)
             weights[f"{prefix}.q_norm"].expand(config.num_heads, -1),
             weights[f"{prefix}.k_norm"].expand(config.num_kv_heads, -1),
         )
-        head_norm = HeadNorm(torch.cat(per_head), config.norm_eps)
+        head_norm = Norm(torch.cat(per_head), config.norm_eps)
     return DecoderLayer(
         input_norm=norm("input_norm"),
         attention=Attention(
             qkv=linear("qkv"),
             o=linear("o"),
             head_norm=head_norm,
-            num_heads=config.num_heads,
-            num_kv_heads=config.num_kv_heads,
-            head_dim=config.head_dim,
+            shape=HeadShape(config.num_heads, config.num_kv_heads, config.head_dim),
         ),
         post_attention_norm=norm("post_attention_norm"),
         mlp=GatedMLP(gate_up=linear("gate_up"), down=linear("down")),

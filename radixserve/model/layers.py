@@ -1,9 +1,12 @@
 """The parts of a decoder layer, on flat batches: [T, hidden], no batch dimension, no padding.
 
-Inference only: nothing here records gradients, and a layer adds into the residual stream it is
-given. At one token a row a CPU spends a good part of a step on calling operations rather than on
-arithmetic, so each part is few of them: one product for queries, keys and values, one for gate and
-up, one rotation for all heads.
+Inference only: nothing here records gradients. The residual stream ``hidden`` runs past the layers;
+each adds to it and hands on what the next one reads, the stream's norm:
+
+    hidden ──────────────────(+)──────────────────────(+)────────▶ hidden
+    normed ▶ attention ▶ o ───┘ norm ▶ gate_up, down ──┘ next norm ▶ normed
+
+so that every addition and the norm behind it are one operation (``ops.add_rms_norm``).
 """
 
 from dataclasses import dataclass
@@ -13,7 +16,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (torch's own name for it)
 
 from radixserve.attention.base import AttentionBackend, ForwardBatch
-from radixserve.model.rope import Rotation, rotate
+from radixserve.model.ops import HeadShape, LayerOps, Norm
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,10 +24,12 @@ class Step:
     """What all layers share in one forward pass."""
 
     batch: ForwardBatch
-    rotation: Rotation
-    backend: AttentionBackend
+    ops: LayerOps
+    rotation: Any
+    """What ``ops.rotation`` made of the positions."""
+    attention: AttentionBackend
     plan: Any
-    """What ``backend.plan`` made of the batch."""
+    """What ``attention.plan`` made of the batch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,40 +46,13 @@ class Linear:
 
 
 @dataclass(frozen=True, slots=True)
-class RMSNorm:
-    """``x / rms(x) * weight`` over the last dimension; the mean square is taken in float32."""
-
-    weight: torch.Tensor
-    """[hidden]"""
-    eps: float
-
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
-
-
-@dataclass(frozen=True, slots=True)
-class HeadNorm:
-    """RMSNorm of every query head and every key head, in one go, each with its own weight."""
-
-    weight: torch.Tensor
-    """[heads, D]: the queries' weight once per query head, then the keys' once per key head."""
-    eps: float
-
-    def __call__(self, heads: torch.Tensor) -> torch.Tensor:
-        """``heads``: [T, heads, D], may be strided. Returns a new tensor."""
-        return F.rms_norm(heads, heads.shape[-1:], None, self.eps).mul_(self.weight)
-
-
-@dataclass(frozen=True, slots=True)
 class Attention:
     """Grouped-query self-attention."""
 
     qkv: Linear
     o: Linear
-    head_norm: HeadNorm | None
-    num_heads: int
-    num_kv_heads: int
-    head_dim: int
+    head_norm: Norm | None
+    shape: HeadShape
 
     def __call__(
         self, x: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, step: Step
@@ -83,14 +61,16 @@ class Attention:
 
         *Mutates* ``keys`` and ``values``: this step's are stored at the batch's slots.
         """
-        heads = self.qkv(x).view(-1, self.num_heads + 2 * self.num_kv_heads, self.head_dim)
-        num_rotated = self.num_heads + self.num_kv_heads
-        rotated, value = heads[:, :num_rotated], heads[:, num_rotated:]
-        if self.head_norm is not None:
-            rotated = self.head_norm(rotated)
-        rotated = rotate(rotated, step.rotation)
-        query, key = rotated[:, : self.num_heads], rotated[:, self.num_heads :]
-        return step.backend.forward(query, key, value, keys, values, step.batch, step.plan)
+        query = step.ops.rotate_and_store(
+            self.qkv(x),
+            self.shape,
+            self.head_norm,
+            step.rotation,
+            keys,
+            values,
+            step.batch.slots,
+        )
+        return step.attention.forward(query, keys, values, step.batch, step.plan)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,38 +80,55 @@ class GatedMLP:
     gate_up: Linear
     down: Linear
 
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        gate, up = self.gate_up(x).chunk(2, dim=-1)
-        # Not in place: the result is then contiguous, as the next product wants it.
-        return self.down(F.silu(gate).mul_(up))
+    def __call__(self, x: torch.Tensor, ops: LayerOps) -> torch.Tensor:
+        return self.down(ops.silu_mul(self.gate_up(x)))
 
 
 @dataclass(frozen=True, slots=True)
 class DecoderLayer:
     """Attention and feed-forward, each behind a norm and added to the residual stream."""
 
-    input_norm: RMSNorm
+    input_norm: Norm
     attention: Attention
-    post_attention_norm: RMSNorm
+    post_attention_norm: Norm
     mlp: GatedMLP
 
     def __call__(
         self,
         hidden: torch.Tensor,
+        normed: torch.Tensor,
+        next_norm: Norm,
         keys: torch.Tensor,
         values: torch.Tensor,
         step: Step,
-        rows: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Hidden states [T, hidden] after this layer.
+        """Add this layer's share to ``hidden`` [T, hidden]; returns the sum's ``next_norm``.
 
-        With ``rows`` (int64[S]) only those tokens go on past attention, and the result is
-        [S, hidden]: behind the last layer nobody needs the others.
-
-        *Mutates* ``hidden`` (the result may be the same tensor), ``keys`` and ``values``.
+        ``normed`` is ``hidden`` behind this layer's ``input_norm``.
+        *Mutates* ``hidden``, ``keys`` and ``values``.
         """
-        attended = self.attention(self.input_norm(hidden), keys, values, step)
-        if rows is not None:
-            hidden, attended = hidden.index_select(0, rows), attended.index_select(0, rows)
-        hidden = hidden.add_(self.attention.o(attended))
-        return hidden.add_(self.mlp(self.post_attention_norm(hidden)))
+        attended = self.attention(normed, keys, values, step)
+        return self._behind_attention(hidden, attended, next_norm, step.ops)
+
+    def last(
+        self,
+        hidden: torch.Tensor,
+        normed: torch.Tensor,
+        next_norm: Norm,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        step: Step,
+    ) -> torch.Tensor:
+        """The same where nobody needs any tokens behind attention but the batch's
+        ``logits_indices``, int64[S]. Returns [S, hidden]."""
+        attended = self.attention(normed, keys, values, step)
+        rows = step.batch.logits_indices
+        return self._behind_attention(
+            hidden.index_select(0, rows), attended.index_select(0, rows), next_norm, step.ops
+        )
+
+    def _behind_attention(
+        self, hidden: torch.Tensor, attended: torch.Tensor, next_norm: Norm, ops: LayerOps
+    ) -> torch.Tensor:
+        normed = ops.add_rms_norm(hidden, self.attention.o(attended), self.post_attention_norm)
+        return ops.add_rms_norm(hidden, self.mlp(normed, ops), next_norm)

@@ -61,7 +61,11 @@ def load_model(
             target = torch.empty(weight.shape, dtype=dtype, device=device)
             row = 0
             for part in weight.parts:
-                target[row : row + part.shape[0]].copy_(files.read(part.name))
+                source = files.read(part.name)
+                if source.dtype != dtype:
+                    # Convert there: a GPU is faster at it.
+                    source = source.to(device)
+                target[row : row + part.shape[0]].copy_(source)
                 row += part.shape[0]
                 bar.update(part.num_elements * dtype.itemsize)
             weights[weight.name] = target

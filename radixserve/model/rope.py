@@ -42,7 +42,7 @@ class RopeTable:
     and kept in ``dtype``: ``num_positions * head_dim`` numbers.
     """
 
-    __slots__ = ("_half", "_table")
+    __slots__ = ("_half", "angles")
 
     def __init__(
         self,
@@ -55,21 +55,22 @@ class RopeTable:
     ) -> None:
         inv_freq, scale = inverse_frequencies(parameters, head_dim)
         self._half = head_dim // 2
-        self._table = torch.empty(num_positions, head_dim, dtype=dtype, device=device)
+        self.angles = torch.empty(num_positions, head_dim, dtype=dtype, device=device)
+        """[num_positions, D]: the cosines of the D/2 pairs, then their sines."""
         # In runs, so that a table for a million positions needs no second one while it is made.
         for start in range(0, num_positions, _POSITIONS_AT_A_TIME):
             end = min(start + _POSITIONS_AT_A_TIME, num_positions)
             angles = torch.outer(torch.arange(start, end, dtype=torch.float32), inv_freq)
-            self._table[start:end, : self._half] = angles.cos().mul_(scale)
-            self._table[start:end, self._half :] = angles.sin().mul_(scale)
+            self.angles[start:end, : self._half] = angles.cos().mul_(scale)
+            self.angles[start:end, self._half :] = angles.sin().mul_(scale)
 
     @property
     def num_positions(self) -> int:
-        return len(self._table)
+        return len(self.angles)
 
     def at(self, positions: torch.Tensor) -> Rotation:
         """The rotation of each token: ``positions`` int64[T], each below ``num_positions``."""
-        both = self._table.index_select(0, positions).unsqueeze(1)
+        both = self.angles.index_select(0, positions).unsqueeze(1)
         cos, sin = both[..., : self._half], both[..., self._half :]
         return Rotation(torch.cat((cos, cos), dim=-1), torch.cat((sin.neg(), sin), dim=-1))
 

@@ -116,29 +116,27 @@ def run_case(
 ) -> torch.Tensor:
     """What ``TorchAttention`` makes of the case in ``dtype``: [T, num_heads, head_dim]."""
     attention = attention or TorchAttention(case.shape)
-    keys, values = case.keys.to(dtype), case.values.to(dtype)
-    out = attention.forward(
-        case.query.to(dtype),
-        case.key.to(dtype),
-        case.value.to(dtype),
-        keys,
-        values,
-        case.batch,
-        attention.plan(case.batch),
-    )
+    keys, values = stored(case, dtype)
+    plan = attention.plan(case.batch)
+    out = attention.forward(case.query.to(dtype), keys, values, case.batch, plan)
     return out.view(case.query.shape)
+
+
+def stored(case: RaggedCase, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    """The pool's keys and values with the step's own stored, in ``dtype``."""
+    keys, values = case.keys.to(dtype, copy=True), case.values.to(dtype, copy=True)
+    keys.view(-1, *keys.shape[2:])[case.batch.slots] = case.key.to(dtype)
+    values.view(-1, *values.shape[2:])[case.batch.slots] = case.value.to(dtype)
+    return keys, values
 
 
 def oracle(case: RaggedCase, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     """The reference, in float64, on the inputs as ``dtype`` represents them."""
-    keys = case.keys.to(dtype).double()
-    values = case.values.to(dtype).double()
-    keys.view(-1, *keys.shape[2:])[case.batch.slots] = case.key.to(dtype).double()
-    values.view(-1, *values.shape[2:])[case.batch.slots] = case.value.to(dtype).double()
+    keys, values = stored(case, dtype)
     return paged_attention_reference(
         case.query.to(dtype).double(),
-        keys,
-        values,
+        keys.double(),
+        values.double(),
         case.batch.query_start,
         case.batch.context_lens,
         case.batch.page_table,

@@ -10,10 +10,8 @@ from hypothesis import strategies as st
 
 from radixserve.attention import torch_backend
 from radixserve.attention.base import AttentionShape
-from radixserve.attention.registry import make_attention
 from radixserve.attention.torch_backend import TorchAttention
-from radixserve.errors import ConfigError
-from tests.attention.ragged import RaggedCase, allocate, make_case, oracle, run_case
+from tests.attention.ragged import RaggedCase, allocate, make_case, oracle, run_case, stored
 
 PAGE_SIZES = (1, 3, 16, 64)
 GROUPS = (1, 2, 3, 8)
@@ -95,9 +93,7 @@ def test_long_mixed_batch(page_size: int, group: int, contiguous: bool) -> None:
 def torch_error(case: RaggedCase) -> torch.Tensor:
     """Error of torch's own attention in bfloat16, row by row on gathered keys, against float32."""
     shape, batch, dtype = case.shape, case.batch, torch.bfloat16
-    keys, values = case.keys.to(dtype), case.values.to(dtype)
-    keys.view(-1, *keys.shape[2:])[batch.slots] = case.key.to(dtype)
-    values.view(-1, *values.shape[2:])[batch.slots] = case.value.to(dtype)
+    keys, values = stored(case, dtype)
     out = torch.empty(case.query.shape, dtype=dtype)
     for row, length in enumerate(batch.context_lens_host):
         first, last = batch.query_start_host[row : row + 2]
@@ -176,36 +172,12 @@ def test_stale_scratch_is_never_read() -> None:
     assert error.max() < 3e-6
 
 
-def test_only_the_slots_of_the_batch_are_written() -> None:
-    shape = shape_of(1, 16, 3)
-    case = mixed_case(shape)
-    attention = TorchAttention(shape)
-    keys, values = torch.zeros_like(case.keys), torch.zeros_like(case.values)
-    keys_before = keys.clone()
-    plan = attention.plan(case.batch)
-    attention.forward(case.query, case.key, case.value, keys, values, case.batch, plan)
-    flat = keys_before.view(-1, *keys.shape[2:])
-    flat[case.batch.slots] = case.key
-    assert torch.equal(keys, keys_before)
-
-
 def test_plan_serves_every_layer() -> None:
     shape = shape_of(2, 16, 16)
     case, attention = mixed_case(shape), TorchAttention(shape)
     plan = attention.plan(case.batch)
 
     def layer() -> Any:
-        keys, values = case.keys.clone(), case.values.clone()
-        return attention.forward(case.query, case.key, case.value, keys, values, case.batch, plan)
+        return attention.forward(case.query, *stored(case, torch.float32), case.batch, plan)
 
     assert torch.equal(layer(), layer())
-
-
-def test_registry_names_what_there_is() -> None:
-    shape = shape_of(2, 16, 16)
-    assert isinstance(make_attention("auto", "cpu", shape), TorchAttention)
-    assert isinstance(make_attention("torch", "cpu", shape), TorchAttention)
-    with pytest.raises(ConfigError, match=r"'triton' does not run on device 'cpu'"):
-        make_attention("triton", "cpu", shape)
-    with pytest.raises(ConfigError, match="3 query heads cannot share 2"):
-        make_attention("auto", "cpu", AttentionShape(3, 2, 16, 1.0, 16))

@@ -10,6 +10,7 @@ from radixserve.attention.torch_backend import TorchAttention
 from radixserve.model.config import ModelConfig
 from radixserve.model.layout import count_parameters, weight_bytes
 from radixserve.model.loading import load_model
+from radixserve.model.torch_ops import TorchOps
 from tests.support.batches import DenseAttention, make_batch, make_kv
 from tests.support.checkpoints import KINDS, load_reference, make_checkpoint
 
@@ -77,7 +78,9 @@ def our_logits(directory: Path, token_ids: list[list[int]], page_size: int = 8) 
     shape = model.attention_shape(page_size)
     batch, num_pages = make_batch(token_ids, page_size=page_size)
     attention = DenseAttention(shape)
-    logits = model.forward(batch, make_kv(model.config.num_layers, num_pages, shape), attention)
+    logits = model.forward(
+        batch, make_kv(model.config.num_layers, num_pages, shape), attention, TorchOps()
+    )
     assert attention.num_plans == 1
     return logits
 
@@ -135,7 +138,7 @@ def test_logits_equal_transformers_with_the_cpu_backend(case: str, tmp_path: Pat
     token_ids = prompts(4)
     batch, num_pages = make_batch(token_ids, page_size=16)
     kv = make_kv(model.config.num_layers, num_pages, shape)
-    ours = model.forward(batch, kv, TorchAttention(shape))
+    ours = model.forward(batch, kv, TorchAttention(shape), TorchOps())
     assert relative_error(ours, their_logits(directory, token_ids)) < RELATIVE_ERROR
 
 
@@ -148,7 +151,7 @@ def test_chunks_and_decode_steps_equal_one_pass(tmp_path: Path) -> None:
     long, short = prompts(7, (50, 9))
     pages = [[9, 2, 11, 5, 1, 13, 3, 8, 6, 15, 4, 14, 10], [12, 16, 7]]
     whole, num_pages = make_batch([long, short], page_size=4, pages=pages)
-    expected = model.forward(whole, make_kv(3, num_pages, shape), attention)
+    expected = model.forward(whole, make_kv(3, num_pages, shape), attention, TorchOps())
 
     kv = make_kv(3, num_pages, shape)
     found: dict[int, list[torch.Tensor]] = {0: [], 1: []}
@@ -160,7 +163,7 @@ def test_chunks_and_decode_steps_equal_one_pass(tmp_path: Path) -> None:
             starts=[begin for begin, _ in step.values()],
             pages=[pages[row] for row in step],
         )
-        logits = model.forward(batch, kv, attention)
+        logits = model.forward(batch, kv, attention, TorchOps())
         for index, row in enumerate(step):
             begin, end = batch.query_start_host[index : index + 2]
             found[row].append(logits[begin:end])
@@ -175,9 +178,9 @@ def test_only_the_wanted_rows_get_logits(tmp_path: Path) -> None:
     token_ids = prompts(8, (5, 12, 3))
     attention = DenseAttention(shape)
     everything, num_pages = make_batch(token_ids, page_size=8)
-    all_logits = model.forward(everything, make_kv(2, num_pages, shape), attention)
+    all_logits = model.forward(everything, make_kv(2, num_pages, shape), attention, TorchOps())
     last_only, _ = make_batch(token_ids, page_size=8, all_logits=False)
-    last_logits = model.forward(last_only, make_kv(2, num_pages, shape), attention)
+    last_logits = model.forward(last_only, make_kv(2, num_pages, shape), attention, TorchOps())
     assert last_logits.shape == (3, 320)
     assert relative_error(last_logits, all_logits[[4, 16, 19]]) < 1e-5
 
@@ -193,7 +196,7 @@ def test_a_step_inside_a_prompt_wants_no_logits_but_fills_every_page(tmp_path: P
         **{name: getattr(batch, name) for name in batch.__slots__} | {"logits_indices": none}
     )
     kv = make_kv(2, num_pages, shape)
-    assert model.forward(silent, kv, DenseAttention(shape)).shape == (0, 320)
+    assert model.forward(silent, kv, DenseAttention(shape), TorchOps()).shape == (0, 320)
     for keys, values in kv:
         assert not keys[1:].isnan().any()
         assert not values[1:].isnan().any()
@@ -211,7 +214,7 @@ def test_bfloat16_is_as_close_as_transformers_bfloat16(kind: str, tmp_path: Path
     shape = model.attention_shape(16)
     batch, num_pages = make_batch(token_ids, page_size=16)
     kv = make_kv(model.config.num_layers, num_pages, shape, dtype=torch.bfloat16)
-    ours = model.forward(batch, kv, DenseAttention(shape))
+    ours = model.forward(batch, kv, DenseAttention(shape), TorchOps())
     assert ours.dtype == torch.bfloat16
     assert (ours.float() - exact).norm() <= 2 * (theirs - exact).norm()
 

@@ -17,13 +17,16 @@ MAY_IMPORT: dict[str, set[str]] = {
     "threads": set(),
     "request": {"ids", "types", "cache", "sampling.params"},
     "memory": {"errors", "config"},
+    "device": COMMON,
     "cache": COMMON,
     "scheduler": COMMON | {"request", "cache", "sampling.params"},
-    "sampling": COMMON,
-    "attention": COMMON | {"radixserve_kernels"},
-    "model": COMMON | {"attention", "sampling.params"},
+    "sampling": COMMON | {"device", "radixserve_kernels"},
+    "attention": COMMON | {"device", "radixserve_kernels"},
+    "model": COMMON | {"device", "attention", "sampling.params", "radixserve_kernels"},
     "runner": COMMON
     | {
+        "device",
+        "radixserve_kernels",
         "request",
         "memory",
         "cache.prefix_cache",
@@ -55,7 +58,8 @@ MAY_IMPORT: dict[str, set[str]] = {
 
 # Third-party packages that only these rooms (or modules) may import.
 ONLY_IN = {
-    "torch": {"runner", "attention", "model", "sampling", "radixserve_kernels", "demo"},
+    "torch": {"device", "runner", "attention", "model", "sampling", "radixserve_kernels", "demo"},
+    "triton": {"radixserve_kernels"},
     "zmq": {"engine.process", "engine.client"},
     "msgspec": {"engine.process", "engine.client", "engine.messages"},
     "starlette": {"radixserve_frontend"},

@@ -84,22 +84,13 @@ class DenseAttention:
     def forward(
         self,
         query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
         keys: torch.Tensor,
         values: torch.Tensor,
         batch: ForwardBatch,
         plan: None,
     ) -> torch.Tensor:
         shape = self.shape
-        for tensor, heads in (
-            (query, shape.num_heads),
-            (key, shape.num_kv_heads),
-            (value, shape.num_kv_heads),
-        ):
-            assert tensor.shape == (batch.num_tokens, heads, shape.head_dim)
-        keys.view(-1, *keys.shape[2:])[batch.slots] = key.to(keys.dtype)
-        values.view(-1, *values.shape[2:])[batch.slots] = value.to(values.dtype)
+        assert query.shape == (batch.num_tokens, shape.num_heads, shape.head_dim)
         rows = []
         for index, context in enumerate(batch.context_lens_host):
             begin, end = batch.query_start_host[index : index + 2]

@@ -1,0 +1,219 @@
+"""TritonAttention: the interface over the kernels, its static plans, and who may have it."""
+
+import builtins
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from radixserve.attention import triton_backend
+from radixserve.attention.base import AttentionShape, ForwardBatch
+from radixserve.attention.gather_backend import GatherAttention
+from radixserve.attention.registry import make_attention
+from radixserve.attention.torch_backend import TorchAttention
+from radixserve.attention.triton_backend import TritonAttention, TritonPlan
+from radixserve.device.transfer import HostTransfer, make_transfer
+from radixserve.errors import ConfigError
+from radixserve_kernels import target
+from radixserve_kernels.paged_attention import work
+from tests.attention.ragged import RaggedCase, allocate, make_case, oracle, stored
+
+SHAPE = AttentionShape(num_heads=4, num_kv_heads=2, head_dim=32, scale=0.2, page_size=16)
+DEVICE = torch.device("cpu" if target.INTERPRETED else "cuda")
+
+
+class DeviceCase:
+    """A ragged case on the device."""
+
+    def __init__(self, rows: list[tuple[int, int]], *, seed: int = 0) -> None:
+        """``rows`` are (cached tokens, new tokens)."""
+        tables, num_pages = allocate(
+            rows, [4] * len(rows), SHAPE.page_size, np.random.default_rng(seed)
+        )
+        self.host: RaggedCase = make_case(SHAPE, rows, tables, num_pages, seed=seed)
+        batch = self.host.batch
+        self.batch: ForwardBatch = replace(
+            batch,
+            query_start=batch.query_start.to(DEVICE),
+            context_lens=batch.context_lens.to(DEVICE),
+            page_table=batch.page_table.to(DEVICE),
+        )
+        self.query = self.host.query.to(DEVICE)
+        self.keys, self.values = (tensor.to(DEVICE) for tensor in stored(self.host, torch.float32))
+
+    def attend(self, attention: TritonAttention, plan: TritonPlan) -> torch.Tensor:
+        return attention.forward(self.query, self.keys, self.values, self.batch, plan)
+
+    def expected(self) -> torch.Tensor:
+        return oracle(self.host).flatten(1).float().to(DEVICE)
+
+
+def make() -> TritonAttention:
+    return TritonAttention(SHAPE, make_transfer(DEVICE))
+
+
+def test_a_mixed_step_means_what_the_reference_means() -> None:
+    attention = make()
+    case = DeviceCase([(0, 5), (300, 1), (90, 20), (17, 1), (280, 3)])
+    plan = attention.plan(case.batch)
+    for _layer in range(2):
+        torch.testing.assert_close(case.attend(attention, plan), case.expected())
+
+
+def test_a_step_that_exceeds_the_room_is_attended_in_waves(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    case = DeviceCase([(3000, 20), (300, 1), (0, 5), (7000, 60), (40, 1), (900, 9), (4000, 30)])
+    whole = make()
+    expected = case.attend(whole, whole.plan(case.batch))
+    torch.testing.assert_close(expected, case.expected())
+    # 512 slots: what one row may need. The rows take 6 * 20, 2, 0, 7 * 60, 0, 4 * 9 and 8 * 30.
+    monkeypatch.setattr(triton_backend, "ROOM_BYTES", 0)
+    tight = make()
+    plan = tight.plan(case.batch)
+    assert [len(wave.merges) for wave in plan.waves] == [21, 69, 30]
+    assert torch.equal(case.attend(tight, plan), expected)
+
+
+def test_a_step_of_no_row() -> None:
+    attention = make()
+    case = DeviceCase([(3, 1)])
+    batch = replace(case.batch, query_start_host=(0,), context_lens_host=())
+    out = attention.forward(case.query[:0], case.keys, case.values, batch, attention.plan(batch))
+    assert out.shape == (0, SHAPE.num_heads * SHAPE.head_dim)
+
+
+def addresses(plan: TritonPlan) -> list[int]:
+    (wave,) = plan.waves
+    assert plan.out is not None
+    tensors = (wave.counts, wave.short_items, wave.merges, wave.partials, wave.partial_lse)
+    return [tensor.data_ptr() for tensor in (*tensors, plan.out)]
+
+
+def test_a_static_plan_serves_any_decode_step() -> None:
+    attention = make()
+    static = attention.static_plan(4, torch.float32)
+    before = addresses(static)
+    for rows in ([(300, 1), (5, 1), (700, 1)], [(40, 1)], [(20, 1), (0, 1), (260, 1), (513, 1)]):
+        case = DeviceCase(rows)
+        plan = attention.plan(case.batch)
+        assert attention.load_plan(static, plan)
+        expected = case.attend(attention, plan)
+        if len(rows) < 4:
+            # A row of padding, as a recorded batch size has.
+            case.query = torch.cat([case.query, torch.full_like(case.query[:1], torch.nan)])
+        out = case.attend(attention, static)
+        assert out.isfinite().all()
+        torch.testing.assert_close(out[: len(rows)], case.expected())
+        assert torch.equal(out[: len(rows)], expected)
+    assert addresses(static) == before
+
+
+def test_an_empty_static_plan_touches_nothing() -> None:
+    attention = make()
+    static = attention.static_plan(2, torch.float32)
+    assert static.waves[0].counts.tolist() == [0, 0, 0]
+    assert not DeviceCase([(5, 1)]).attend(attention, static).any()
+
+
+def test_a_plan_that_does_not_fit_is_refused_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    attention = make()
+    static = attention.static_plan(2, torch.float32)
+    assert attention.load_plan(static, attention.plan(DeviceCase([(300, 1)]).batch))
+    (wave,) = static.waves
+    before = [wave.counts.clone(), wave.short_items.clone(), wave.merges.clone()]
+
+    tall = attention.plan(DeviceCase([(0, 30)]).batch)
+    assert len(tall.waves[0].tall_items) > 0
+    many = attention.plan(DeviceCase([(300, 1), (300, 1), (300, 1)]).batch)
+    assert len(many.waves[0].merges) == 3
+    monkeypatch.setattr(triton_backend, "plan_waves", lambda *_: [plan_work_of(7), plan_work_of(9)])
+    in_waves = attention.plan(DeviceCase([(300, 1)]).batch)
+    assert len(in_waves.waves) == 2
+    for plan in (tall, many, in_waves):
+        assert not attention.load_plan(static, plan)
+    after = [wave.counts, wave.short_items, wave.merges]
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+def plan_work_of(num_keys: int) -> work.Work:
+    starts, lengths = np.array([0, 1], dtype=np.int32), np.array([num_keys], dtype=np.int32)
+    return work.plan_work(starts, lengths, work.tile_shape(2))
+
+
+def test_a_static_plan_has_room_for_the_longest_contexts() -> None:
+    attention = make()
+    static = attention.static_plan(1, torch.float32)
+    batch = DeviceCase([(3, 1)]).batch
+    for length in (16_384, 16_385, 40_000, 1_000_000):
+        plan = attention.plan(replace(batch, context_lens_host=(length,)))
+        assert attention.load_plan(static, plan)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"head_dim": 72}, "does not fit this model: expected a head size .* got 72"),
+        ({"num_heads": 258, "num_kv_heads": 2}, "1 to 128 query heads a KV head, got 129"),
+    ],
+)
+def test_shapes_that_the_kernels_do_not_know(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        TritonAttention(replace(SHAPE, **changes), make_transfer(DEVICE))
+
+
+# -- the registry ----------------------------------------------------------------------------------
+
+
+class ElsewhereTransfer(HostTransfer):
+    """Claims another device, which nothing is sent to."""
+
+    def __init__(self, device: str) -> None:
+        self.device = torch.device(device)
+
+
+def test_the_registry_knows_the_best_for_every_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    host, gpu = HostTransfer(), ElsewhereTransfer("cuda:0")
+    assert isinstance(make_attention("auto", SHAPE, host), TorchAttention)
+    assert isinstance(make_attention("torch", SHAPE, host), TorchAttention)
+    assert isinstance(make_attention("torch", SHAPE, gpu), GatherAttention)
+    monkeypatch.setattr(triton_backend, "new_partials", lambda *_: ())
+    monkeypatch.setattr(target, "INTERPRETED", True)
+    assert isinstance(make_attention("triton", SHAPE, host), TritonAttention)
+    monkeypatch.setattr(target, "INTERPRETED", False)
+    assert isinstance(make_attention("triton", SHAPE, gpu), TritonAttention)
+    assert isinstance(make_attention("auto", SHAPE, gpu), TritonAttention)
+
+
+def test_the_registry_says_why_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    host, gpu = HostTransfer(), ElsewhereTransfer("cuda:0")
+    with pytest.raises(ConfigError, match="one of auto, torch, triton, varlen; got 'flash'"):
+        make_attention("flash", SHAPE, host)
+    with pytest.raises(ConfigError, match="3 query heads cannot share 2"):
+        make_attention("auto", replace(SHAPE, num_heads=3), host)
+    with pytest.raises(ConfigError, match="no attention for device 'meta'"):
+        make_attention("auto", SHAPE, ElsewhereTransfer("meta"))
+    with pytest.raises(ConfigError, match="'varlen' runs on CUDA GPUs only, got device 'cpu'"):
+        make_attention("varlen", SHAPE, host)
+    monkeypatch.setattr(target, "INTERPRETED", False)
+    with pytest.raises(ConfigError, match="device 'cpu' in this process; set TRITON_INTERPRET=1"):
+        make_attention("triton", SHAPE, host)
+    monkeypatch.setattr(target, "INTERPRETED", True)
+    with pytest.raises(ConfigError, match="device 'cuda' in this process; unset TRITON_INTERPRET"):
+        make_attention("auto", SHAPE, gpu)
+
+
+def test_without_triton_the_registry_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    real_import = builtins.__import__
+
+    def without_triton(name: str, *rest: Any) -> Any:
+        if name == "radixserve.attention.triton_backend":
+            raise ImportError("No module named 'triton'")
+        return real_import(name, *rest)
+
+    monkeypatch.setattr(builtins, "__import__", without_triton)
+    with pytest.raises(ConfigError, match=r"No module named 'triton'.*install triton 3\.6"):
+        make_attention("auto", SHAPE, ElsewhereTransfer("cuda:0"))
+    assert isinstance(make_attention("auto", SHAPE, HostTransfer()), TorchAttention)
