@@ -18,20 +18,28 @@ class SampleRow:
     seed: int
     """Of this choice."""
     position: int
-    """Index, in its request, of the token being chosen."""
+    """Index, in its request, of the token being chosen. Counts a pending one."""
+    choice: object
+    """The identity of the choice: hashable by identity, weakly referenceable. What penalties count
+    is kept for as long as it lives."""
     prompt_ids: TokenArray
     output_ids: TokenArray
+    """The answer as far as the host knows it. Only ever grows."""
+    pending: int | None
+    """Where, among the token ids that the previous launch sampled, this choice's newest token is
+    found, if the host does not know it yet. It belongs after ``output_ids``."""
     banned_ids: Collection[int]
     """Ids that must not be chosen now: the stop tokens of a request below its ``min_tokens``."""
 
 
-def changes_logits(row: SampleRow) -> bool:
-    """Whether anything but temperature and truncation is to be done to this row's logits."""
+def has_penalties(row: SampleRow) -> bool:
+    """Whether what is in the prompt or the answer changes this row's logits."""
     params = row.params
     return bool(
-        params.repetition_penalty != 1.0
-        or params.presence_penalty
-        or params.frequency_penalty
-        or params.logit_bias
-        or row.banned_ids
+        params.repetition_penalty != 1.0 or params.presence_penalty or params.frequency_penalty
     )
+
+
+def changes_logits(row: SampleRow) -> bool:
+    """Whether anything but temperature and truncation is to be done to this row's logits."""
+    return bool(has_penalties(row) or row.params.logit_bias or row.banned_ids)

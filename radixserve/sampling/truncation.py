@@ -7,9 +7,13 @@ After temperature, in this order, as transformers does it:
 - top-p keeps, of those, the shortest run whose probabilities (renormalised over them) reach p;
 - min-p keeps, of those, tokens at least ``min_p`` times as likely as the likeliest.
 
-So what is kept is a prefix of the ranking, and the first token is always in it. Ranking a whole
-vocabulary is slow: a row is first tried with its few best candidates, and with more only if what it
-keeps may not end among them. The outcome never depends on how many were looked at.
+So what is kept is a prefix of the ranking, and the first token is always in it. The ranking only
+decides what is kept; the draw is in the order of ids.
+
+This is the CPU's way. Ranking a whole vocabulary is slow: a row is first tried with its few best
+candidates, and with more only if what it keeps may not end among them. The outcome never depends on
+how many were looked at. How many are needed is read from the data at every turn, which on a GPU
+would wait for it: there the kernels of ``radixserve_kernels.sample`` do the same.
 """
 
 from collections.abc import Sequence
@@ -36,7 +40,7 @@ def draw_truncated(
     """Draw a token for every row from what its parameters keep.
 
     ``scaled``: float32[R, V], logits divided by temperature, less their row's maximum (so the best
-    is 0). ``uniforms``: float64[R]. Returns int64[R], on the device.
+    is 0). ``uniforms``: float64[R]. Returns int64[R].
     """
     num_rows, vocab_size = scaled.shape
     device = scaled.device
@@ -83,7 +87,8 @@ def _draw_among(
     is_kept[:, 0] = True
     # The sum over the k best is only known if they are all here.
     has_whole = ((top_k <= count) | (top_k >= vocab_size)).squeeze(-1)
-    drawn = draw_from_candidates(weights * is_kept, uniforms)
+    ids, order = ids.sort(dim=-1)
+    drawn = draw_from_candidates((weights * is_kept).gather(1, order), uniforms)
     is_settled = has_whole & (is_kept.sum(dim=-1) <= num_certain)
     return ids.gather(1, drawn.unsqueeze(-1)).squeeze(-1), is_settled
 

@@ -7,9 +7,28 @@ from typing import Any
 import numpy as np
 import torch
 
+from radixserve.device.transfer import HostTransfer
 from radixserve.sampling.noise import uniform
 from radixserve.sampling.params import SamplingDefaults, SamplingParams
 from radixserve.sampling.row import SampleRow
+from radixserve.sampling.sampler import Sampler
+from radixserve.types import SampledToken
+
+
+class Choice:
+    """The identity of a choice, which a test can drop."""
+
+
+def make_sampler(vocab_size: int, *, use_kernel: bool = False) -> Sampler:
+    """With kernels: under Triton's interpreter."""
+    return Sampler(vocab_size, HostTransfer(), use_kernel)
+
+
+def sample(
+    vocab_size: int, logits: torch.Tensor, rows: Sequence[SampleRow], *, use_kernel: bool = False
+) -> list[SampledToken | None]:
+    """One step of a sampler that has seen nothing."""
+    return make_sampler(vocab_size, use_kernel=use_kernel).launch(logits, rows).wait()
 
 
 def make_row(
@@ -20,6 +39,8 @@ def make_row(
     prompt: Sequence[int] = (),
     output: Sequence[int] = (),
     banned: Collection[int] = (),
+    choice: object = None,
+    pending: int | None = None,
     **params: Any,
 ) -> SampleRow:
     resolved = SamplingParams(**params).resolve(SamplingDefaults(), max_tokens=100, seed=seed)
@@ -31,6 +52,8 @@ def make_row(
         prompt_ids=np.array(prompt, dtype=np.int32),
         output_ids=np.array(output, dtype=np.int32),
         banned_ids=banned,
+        choice=Choice() if choice is None else choice,
+        pending=pending,
     )
 
 
@@ -57,7 +80,8 @@ def kept_tokens(logits: torch.Tensor, params: SamplingParams) -> list[tuple[int,
 
 
 def draw(kept: list[tuple[int, float]], row: SampleRow) -> int:
-    """Inverse CDF over ``kept``, in its order."""
+    """Inverse CDF over ``kept``, in the order of ids."""
+    kept = sorted(kept)
     target = uniform(row.seed, row.position) * math.fsum(weight for _, weight in kept)
     for token, weight in kept:
         target -= weight

@@ -6,17 +6,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import RepetitionPenaltyLogitsProcessor
 
+from radixserve.device.transfer import HostTransfer
+from radixserve.sampling.kernel_penalties import KernelPenalties
 from radixserve.sampling.penalties import adjust_logits
-from radixserve.sampling.sampler import Sampler
-from tests.sampling.making import make_row
+from radixserve.sampling.row import SampleRow
+from radixserve.sampling.seen_tokens import SeenTokens
+from tests.sampling.making import make_row, sample
 
 VOCAB = 50
 TOKENS = st.lists(st.integers(0, VOCAB - 1), max_size=30)
 
 
-def adjusted(logits: torch.Tensor, *rows: object) -> torch.Tensor:
+def adjusted(logits: torch.Tensor, *rows: SampleRow) -> torch.Tensor:
+    """By the host, and by the kernels, which must say the same."""
     changed = logits.clone()
-    adjust_logits(changed, rows)  # type: ignore[arg-type]
+    adjust_logits(changed, rows, SeenTokens())
+    before = logits.clone()
+    by_kernels = KernelPenalties(logits.shape[1], HostTransfer())
+    torch.testing.assert_close(by_kernels.adjust(logits, rows, None), changed)
+    assert torch.equal(logits, before)
     return changed
 
 
@@ -61,6 +69,7 @@ def test_presence_and_frequency_count_the_answer_only(
 def test_order_and_rows_are_kept_apart() -> None:
     logits = torch.tensor([[2.0, -2.0, 1.0, 4.0]] * 3)
     everything = make_row(
+        0,
         prompt=[1],
         output=[0, 0],
         repetition_penalty=2.0,
@@ -69,23 +78,25 @@ def test_order_and_rows_are_kept_apart() -> None:
         logit_bias={0: 10.0, 2: -100.0},
         banned=frozenset({3}),
     )
-    changed = adjusted(logits, everything, make_row(), make_row(logit_bias={1: 1.0}))
+    changed = adjusted(logits, everything, make_row(1), make_row(2, logit_bias={1: 1.0}))
     assert changed[0].tolist() == [2.0 / 2 - 0.5 - 2 * 0.25 + 10, -4.0, -99.0, -torch.inf]
     assert changed[1].tolist() == logits[1].tolist()
     assert changed[2].tolist() == [2.0, -1.0, 1.0, 4.0]
 
 
+@pytest.mark.parametrize("use_kernel", [False, True])
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_bias_forces_and_forbids(temperature: float) -> None:
+def test_bias_forces_and_forbids(temperature: float, use_kernel: bool) -> None:
     logits = torch.randn(1, VOCAB, generator=torch.Generator().manual_seed(0))
     best = int(logits.argmax())
     rows = [
-        make_row(seed=seed, temperature=temperature, logit_bias={7: 100.0}) for seed in range(50)
+        make_row(seed=seed, temperature=temperature, logit_bias={7: 100.0}) for seed in range(20)
     ]
     rows += [
         make_row(seed=seed, temperature=temperature, logit_bias={best: -100.0})
-        for seed in range(50)
+        for seed in range(20)
     ]
-    tokens = [token.token_id for token in Sampler(VOCAB, "cpu").sample(logits, rows) if token]
-    assert tokens[:50] == [7] * 50
-    assert best not in tokens[50:]
+    sampled = sample(VOCAB, logits, rows, use_kernel=use_kernel)
+    tokens = [token.token_id for token in sampled if token]
+    assert tokens[:20] == [7] * 20
+    assert best not in tokens[20:]

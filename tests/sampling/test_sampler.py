@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from radixserve.sampling import sampler as sampler_module
-from radixserve.sampling.sampler import Sampler
+from radixserve.sampling import host_chooser
 from radixserve.types import SampledToken
-from tests.sampling.making import kept_tokens, make_row
+from tests.sampling.making import kept_tokens, make_row, make_sampler, sample
 
 VOCAB = 1000
 
@@ -29,16 +28,16 @@ def test_greedy_is_the_lowest_id_of_the_greatest_logit(dtype: torch.dtype) -> No
     logits = logits_of(8, dtype=dtype)
     logits[3, 500] = logits[3, 20] = 100.0
     before = logits.clone()
-    sampled = Sampler(VOCAB, "cpu").sample(logits, [make_row(n, temperature=0) for n in range(8)])
+    sampled = sample(VOCAB, logits, [make_row(n, temperature=0) for n in range(8)])
     expected = [int((row == row.max()).nonzero()[0]) for row in logits]
     assert expected[3] == 20
     assert ids(sampled) == expected
     assert torch.equal(logits, before)
     # The same through the general path, and from chosen rows of the logits.
     processed = [make_row(n, temperature=0, logprobs=0) for n in (5, 3)]
-    assert ids(Sampler(VOCAB, "cpu").sample(logits, processed)) == [expected[5], 20]
+    assert ids(sample(VOCAB, logits, processed)) == [expected[5], 20]
     chosen = [make_row(n, temperature=0) for n in (5, 3)]
-    assert ids(Sampler(VOCAB, "cpu").sample(logits, chosen)) == [expected[5], 20]
+    assert ids(sample(VOCAB, logits, chosen)) == [expected[5], 20]
     assert torch.equal(logits, before)
 
 
@@ -56,7 +55,7 @@ def test_tokens_are_drawn_with_their_probabilities(params: dict[str, Any]) -> No
     """Chi-square over 10,000 seeds, rare tokens pooled; the seeds are fixed, so is the outcome."""
     count, logits = 10_000, logits_of(1)
     rows = [make_row(seed=seed, position=3, **params) for seed in range(count)]
-    observed = np.bincount(ids(Sampler(VOCAB, "cpu").sample(logits, rows)), minlength=VOCAB)
+    observed = np.bincount(ids(sample(VOCAB, logits, rows)), minlength=VOCAB)
     kept = kept_tokens(logits[0], rows[0].params)
     total = sum(weight for _, weight in kept)
     expected = np.zeros(VOCAB)
@@ -92,20 +91,20 @@ def test_a_token_never_depends_on_its_company() -> None:
         )
         for n in range(40)
     ]
-    sampler = Sampler(VOCAB, "cpu")
-    together = sampler.sample(logits, rows)
-    assert [sampler.sample(logits, [row])[0] for row in rows] == together
+    sampler = make_sampler(VOCAB)
+    together = sampler.launch(logits, rows).wait()
+    assert [sampler.launch(logits, [row]).wait()[0] for row in rows] == together
     order = list(range(40))
     choices.shuffle(order)
-    assert sampler.sample(logits, [rows[n] for n in order]) == [together[n] for n in order]
+    assert sampler.launch(logits, [rows[n] for n in order]).wait() == [together[n] for n in order]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sampler_module, "MAX_PROCESSED_LOGITS", 3 * VOCAB)
-        assert sampler.sample(logits, rows) == together
+        patch.setattr(host_chooser, "MAX_PROCESSED_LOGITS", 3 * VOCAB)
+        assert sampler.launch(logits, rows).wait() == together
 
 
 def test_choices_of_one_prompt_share_its_logits() -> None:
     rows = [make_row(0, seed=seed, temperature=1.0) for seed in range(30)]
-    tokens = ids(Sampler(VOCAB, "cpu").sample(logits_of(1), rows))
+    tokens = ids(sample(VOCAB, logits_of(1), rows))
     assert len(tokens) == 30
     assert len(set(tokens)) > 1
 
@@ -117,7 +116,7 @@ def test_logprobs_are_the_raw_log_softmax() -> None:
         make_row(1, temperature=0.1, logprobs=0, top_k=2),
         make_row(2, temperature=0),
     ]
-    first, second, third = Sampler(VOCAB, "cpu").sample(logits, rows)
+    first, second, third = sample(VOCAB, logits, rows)
     expected = logits.float().log_softmax(dim=-1)
     assert first is not None
     assert first.token_id == 17
@@ -137,7 +136,7 @@ def test_logprobs_are_the_raw_log_softmax() -> None:
 
 def test_all_alternatives_sum_to_one() -> None:
     logits = logits_of(1)[:, :15]
-    (token,) = Sampler(15, "cpu").sample(logits, [make_row(temperature=1.0, logprobs=20)])
+    (token,) = sample(15, logits, [make_row(temperature=1.0, logprobs=20)])
     assert token is not None
     assert token.logprob is not None
     assert len(token.logprob.top) == 15
@@ -157,12 +156,12 @@ def test_all_alternatives_sum_to_one() -> None:
 def test_a_broken_row_is_marked_and_disturbs_nobody(bad: float, params: dict[str, Any]) -> None:
     logits = logits_of(3)
     rows = [make_row(n, seed=n, **params) for n in range(3)]
-    sampler = Sampler(VOCAB, "cpu")
-    sound = sampler.sample(logits, rows)
+    sampler = make_sampler(VOCAB)
+    sound = sampler.launch(logits, rows).wait()
     logits[1, 700] = bad
-    assert sampler.sample(logits, rows) == [sound[0], None, sound[2]]
+    assert sampler.launch(logits, rows).wait() == [sound[0], None, sound[2]]
     logits[1] = -torch.inf
-    assert sampler.sample(logits, rows) == [sound[0], None, sound[2]]
+    assert sampler.launch(logits, rows).wait() == [sound[0], None, sound[2]]
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0, 100.0])
@@ -170,9 +169,9 @@ def test_a_broken_row_is_marked_and_disturbs_nobody(bad: float, params: dict[str
 def test_all_tokens_banned_but_one(temperature: float, top_p: float) -> None:
     banned = set(range(VOCAB)) - {123}
     row = make_row(temperature=temperature, top_p=top_p, banned=banned)
-    assert ids(Sampler(VOCAB, "cpu").sample(logits_of(1), [row])) == [123]
+    assert ids(sample(VOCAB, logits_of(1), [row])) == [123]
     everything = make_row(temperature=temperature, top_p=top_p, banned=range(VOCAB))
-    assert Sampler(VOCAB, "cpu").sample(logits_of(1), [everything]) == [None]
+    assert sample(VOCAB, logits_of(1), [everything]) == [None]
 
 
 @pytest.mark.parametrize("temperature", [1e-300, 1e-40, 1e-6])
@@ -180,8 +179,8 @@ def test_all_tokens_banned_but_one(temperature: float, top_p: float) -> None:
 def test_freezing_is_greedy(temperature: float, top_k: int) -> None:
     logits = logits_of(5)
     rows = [make_row(n, seed=n, temperature=temperature, top_k=top_k) for n in range(5)]
-    assert ids(Sampler(VOCAB, "cpu").sample(logits, rows)) == logits.argmax(dim=-1).tolist()
+    assert ids(sample(VOCAB, logits, rows)) == logits.argmax(dim=-1).tolist()
 
 
 def test_nothing_to_do() -> None:
-    assert Sampler(VOCAB, "cpu").sample(logits_of(1)[:0], []) == []
+    assert sample(VOCAB, logits_of(1)[:0], []) == []

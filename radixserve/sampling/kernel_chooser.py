@@ -1,0 +1,52 @@
+"""Choosing tokens by kernels, queued on the device without ever waiting for it.
+
+Three launches choose the tokens of all rows, greedy or drawn, truncated or not (``sample``). Only
+if some row has penalties, bias or bans, the logits of all rows are adjusted first.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from radixserve.device.transfer import Transfer
+from radixserve.sampling.chooser import COLDEST, Chosen
+from radixserve.sampling.kernel_penalties import KernelPenalties
+from radixserve.sampling.noise import uniform
+from radixserve.sampling.row import SampleRow, changes_logits
+from radixserve_kernels.sample.kernel import sample_tokens
+
+
+class KernelChooser:
+    """Chooses on the device. Keeps the tallies of choices with penalties, while these live."""
+
+    def __init__(self, vocab_size: int, transfer: Transfer) -> None:
+        self._vocab_size = vocab_size
+        self._transfer = transfer
+        self.penalties = KernelPenalties(vocab_size, transfer)
+
+    def choose(
+        self, logits: torch.Tensor, rows: Sequence[SampleRow], previous: torch.Tensor | None
+    ) -> Chosen:
+        """As ``Chooser``. ``logits``: fp16, bf16 or fp32.
+
+        *Cost*: one packed copy to the device and the kernels' own. In a step in which some row
+        changes its logits also ``KernelPenalties.adjust``, and 4 bytes per logit until it is over.
+        """
+        logits_rows = [row.logits_row for row in rows]
+        if any(changes_logits(row) for row in rows):
+            logits = self.penalties.adjust(logits, rows, previous)
+            logits_rows = list(range(len(rows)))
+        params = [row.params for row in rows]
+        temperatures = [p.temperature and max(p.temperature, COLDEST) for p in params]
+        top_k = [min(p.top_k or self._vocab_size, self._vocab_size) for p in params]
+        uniforms = [uniform(row.seed, row.position) for row in rows]
+        there = self._transfer.put(
+            np.array(logits_rows, dtype=np.int32),
+            np.array(temperatures, dtype=np.float32),
+            np.array(top_k, dtype=np.int32),
+            np.array([p.top_p for p in params], dtype=np.float64),
+            np.array([p.min_p for p in params], dtype=np.float32),
+            np.array(uniforms, dtype=np.float64),
+        )
+        return Chosen(*sample_tokens(logits, *there))
