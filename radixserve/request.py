@@ -9,6 +9,20 @@ one int32 buffer so that any run of them is a view:
 
 A decoding request has exactly one token still to run (the last sampled one); a new or preempted one
 has many. Nothing else distinguishes prefill from decode.
+
+Steps may be planned before the results of those launched earlier are known. Then a request is
+further on than the host has seen. In the middle of a long prompt, and while decoding:
+
+    0        num_computed_tokens   num_launched_tokens                       num_tokens
+    |== known to be computed ==|== in flight ==|----------- still to run -----------|
+
+    0                     num_computed_tokens  num_tokens  num_foreseen_tokens
+    |=========== known to be computed ==========|= in flight =|- still to run -|
+                                                              |<-- pending --->|
+
+A *pending* token is one that a step in flight samples: its place is known, its id is not. It always
+is the last of the foreseen ones, and the only one still to run. With nothing in flight
+``num_launched_tokens == num_computed_tokens`` and ``num_pending_tokens == 0``.
 """
 
 from enum import Enum
@@ -36,6 +50,8 @@ class Request:
     """
 
     __slots__ = (
+        # Whoever keeps something for as long as a request lives refers to it weakly.
+        "__weakref__",
         "_buffer",
         "arrival",
         "finish_reason",
@@ -44,6 +60,8 @@ class Request:
         "namespace",
         "num_cached_tokens",
         "num_computed_tokens",
+        "num_launched_tokens",
+        "num_pending_tokens",
         "num_prompt_tokens",
         "num_tokens",
         "params",
@@ -74,6 +92,11 @@ class Request:
         self.num_prompt_tokens = len(prompt_ids)
         self.num_tokens = len(prompt_ids)
         self.num_computed_tokens = 0
+        """Known to have keys and values in the lease's pages."""
+        self.num_launched_tokens = 0
+        """Those, and the ones that steps in flight compute: where the next row starts."""
+        self.num_pending_tokens = 0
+        """Tokens that steps in flight sample and that nobody knows yet."""
         self.num_cached_tokens: int | None = None
         """Set at first admission and never changed: what usage reports."""
         self.lease: Lease | None = None
@@ -95,6 +118,21 @@ class Request:
     @property
     def num_output_tokens(self) -> int:
         return self.num_tokens - self.num_prompt_tokens
+
+    @property
+    def num_foreseen_tokens(self) -> int:
+        """Tokens known and pending."""
+        return self.num_tokens + self.num_pending_tokens
+
+    @property
+    def is_in_flight(self) -> bool:
+        """Whether a step that has been launched and is not known yet has a row of it."""
+        return self.num_launched_tokens > self.num_computed_tokens
+
+    @property
+    def is_to_fork(self) -> bool:
+        """Whether it stands for several choices, whose first tokens are not known yet."""
+        return self.params.n > 1 and not self.num_output_tokens
 
     @property
     def max_total_tokens(self) -> int:

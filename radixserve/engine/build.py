@@ -33,8 +33,8 @@ def build_core(config: EngineConfig, *, progress: bool) -> EngineCore:
     cache = PrefixCache(found.num_pages, found.page_size)
     scheduler = Scheduler(
         cache,
-        max_batch_tokens=config.max_batch_tokens,
-        max_running=config.max_running,
+        max_batch_tokens=found.limits.max_batch_tokens,
+        max_running=found.limits.max_running,
         enable_prefix_cache=config.enable_prefix_cache,
     )
     info = EngineInfo(

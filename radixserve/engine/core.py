@@ -1,13 +1,26 @@
-"""The body of the step loop: schedule, run, update. No I/O, no threads, no process.
+"""The body of the step loop: schedule, launch, wait, update. No I/O, no threads, no process.
 
 ``EngineCore`` is what both faces of the engine share: ``LLM`` calls ``step`` in the caller's
 process, the engine process calls it between messages. It times each step, so that pacing can bound
 the next (``scheduler/pacing.py``), and turns a step that raises into errors of that step's requests
 and of nobody else's. Not thread-safe.
+
+Pipelining. As many steps may be in flight as the runner allows (``max_in_flight``); with two, step
+n + 1 is planned and launched while step n runs, and the device never waits for the host:
+
+    step()    launch 1 |
+    step()    launch 2 | wait 1, update 1
+    step()    launch 3 | wait 2, update 2
+    step()    nothing to plan until 3 is known | wait 3, update 3
+
+Results are taken in, errors told, in the order of the launches. Between two calls of ``step``
+anything may be called, whatever is in flight.
 """
 
 import logging
 import time
+from collections import deque
+from dataclasses import dataclass
 from typing import Protocol
 
 from radixserve.cache.prefix_cache import PrefixCache
@@ -20,10 +33,37 @@ from radixserve.types import CacheInfo, EngineInfo, EngineRequest, EngineStats, 
 logger = logging.getLogger(__name__)
 
 
+class Launched(Protocol):
+    """A step on its way."""
+
+    def wait(self) -> StepResult:
+        """Block until the step's sampled tokens are on the host. *Raises* what went wrong in it.
+
+        Called again only if an interrupt, which is no ``Exception``, has ended the call before.
+        """
+        ...
+
+
 class Runner(Protocol):
     """Whatever turns a plan into tokens: the model runner, or a test's stand-in."""
 
-    def run(self, plan: StepPlan) -> StepResult: ...
+    @property
+    def max_in_flight(self) -> int:
+        """How many launched steps may be unread: 1, or 2 where launching returns at once."""
+        ...
+
+    def launch(self, plan: StepPlan) -> Launched:
+        """Queue a step behind those launched before. Reads the plan, its requests and their leases
+        before it returns, and never after."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class _InFlight:
+    plan: StepPlan
+    launched: Launched
+    begun_s: float
+    """When its launch began, by the monotonic clock."""
 
 
 class EngineCore:
@@ -42,6 +82,9 @@ class EngineCore:
         self._scheduler = scheduler
         self._cache = cache
         self._pacer = pacer
+        self._in_flight: deque[_InFlight] = deque()
+        self._last_end_s = 0.0
+        """When the last step ended, by the monotonic clock."""
 
     def add(self, request: EngineRequest) -> None:
         """Queue a request that intake has validated. It first runs in a later ``step``."""
@@ -53,26 +96,72 @@ class EngineCore:
 
     @property
     def has_work(self) -> bool:
+        """Whether ``step`` has anything to do: requests, or steps in flight."""
         return self._scheduler.has_work
 
     def step(self) -> list[TokenDelta]:
-        """Run one step and return what it added to each choice. Empty if there was nothing to do.
+        """Launch a step, if one can be planned, and take in the oldest one in flight, if there is
+        no room for more or was nothing to plan.
+
+        Returns what it added to each choice: empty if there was nothing to do, and also if all that
+        it did was to launch.
 
         An exception of the runner ends the step's requests with ``finish_reason="error"``; the
         engine and all other requests go on.
         """
-        plan = self._scheduler.schedule(max_chunk_tokens=self._pacer.max_chunk_tokens())
-        if not plan.rows:
-            return []
+        if self._has_room():
+            plan = self._scheduler.schedule(max_chunk_tokens=self._pacer.max_chunk_tokens())
+            if plan.rows:
+                failed = self._launch(plan)
+                if failed is not None:
+                    return failed
+                if self._has_room():
+                    return []
+        return self._land() if self._in_flight else []
+
+    def _has_room(self) -> bool:
+        return len(self._in_flight) < self._runner.max_in_flight
+
+    def _launch(self, plan: StepPlan) -> list[TokenDelta] | None:
+        """Launch a step. If that raises, take in all that were launched before it, then fail it."""
         begun_s = time.perf_counter()
         try:
-            result = self._runner.run(plan)
+            launched = self._runner.launch(plan)
+        except Exception as error:
+            logger.exception("a step of %d rows failed to launch", len(plan.rows))
+            deltas: list[TokenDelta] = []
+            try:
+                while self._in_flight:
+                    deltas += self._land()
+            finally:
+                failed = self._scheduler.fail(plan, _describe(error))
+            return deltas + failed
+        except BaseException as error:
+            # Whoever catches this goes on with an engine that waits for no step never launched.
+            self._scheduler.fail(plan, _describe(error))
+            raise
+        self._in_flight.append(_InFlight(plan, launched, begun_s))
+        return None
+
+    def _land(self) -> list[TokenDelta]:
+        """Wait for the oldest step in flight and take in what it did, or how it failed."""
+        oldest = self._in_flight[0]
+        plan = oldest.plan
+        failure: str | None = None
+        try:
+            result = oldest.launched.wait()
         except Exception as error:
             logger.exception("a step of %d rows failed", len(plan.rows))
-            return self._scheduler.fail(plan, f"the step failed: {type(error).__name__}: {error}")
+            failure = _describe(error)
+        self._in_flight.popleft()
+        # It did not run before the one ahead of it had ended.
+        begun_s = max(oldest.begun_s, self._last_end_s)
+        self._last_end_s = time.perf_counter()
+        if failure is not None:
+            return self._scheduler.fail(plan, failure)
         num_streams = sum(row.num_scheduled_tokens == 1 for row in plan.rows)
         self._pacer.observe(
-            num_streams, plan.num_scheduled_tokens - num_streams, time.perf_counter() - begun_s
+            num_streams, plan.num_scheduled_tokens - num_streams, self._last_end_s - begun_s
         )
         return self._scheduler.update(plan, result)
 
@@ -83,9 +172,15 @@ class EngineCore:
         return self._cache.info()
 
     def clear_cache(self) -> int:
-        """Drop every page that no running request uses. Returns how many became free."""
+        """Drop every page that no running request uses. Returns how many became free.
+
+        A step in flight is done no harm (``cache/prefix_cache.py``)."""
         return self._cache.clear()
 
     def check_invariants(self) -> None:
         """Assert that nothing has leaked and everything agrees. Cost: O(everything)."""
         self._scheduler.check_invariants()
+
+
+def _describe(error: BaseException) -> str:
+    return f"the step failed: {type(error).__name__}: {error}"

@@ -1,7 +1,8 @@
 """A step as data: what the scheduler decided and what the runner found. No torch, no behaviour.
 
 plan = scheduler.schedule()     which tokens of which requests, which pages to copy first
-result = runner.run(plan)       the tokens that were sampled
+launched = runner.launch(plan)  the step is on its way; the next one may be planned meanwhile
+result = launched.wait()        the tokens that were sampled
 scheduler.update(plan, result)  progress, pages into the tree, what is new to tell
 """
 
@@ -14,7 +15,13 @@ from radixserve.types import SampledToken
 
 @dataclass(frozen=True, slots=True)
 class PlannedRow:
-    """Tokens ``[start, start + num_scheduled_tokens)`` of one request, to be run this step."""
+    """Tokens ``[start, start + num_scheduled_tokens)`` of one request, to be run this step.
+
+    At the moment of launch the request's tokens and lease are as planned, and may be read. If the
+    row is of one token at ``start >= request.num_tokens``, then that token is pending: the step
+    launched before this one samples it. Later they may have changed in any way: the request may
+    even have ended, and then the row computes in vain.
+    """
 
     request: Request
     start: int
@@ -30,7 +37,8 @@ class StepPlan:
 
     rows: tuple[PlannedRow, ...]
     copies: tuple[PageCopy, ...]
-    """To be performed, in any order, before the pass writes any page."""
+    """To be performed, in any order, before the pass writes any page. Each pending copy is in one
+    plan and in no other: the first that has a row of its lease."""
 
     @property
     def num_scheduled_tokens(self) -> int:

@@ -47,6 +47,18 @@ def _arrival(request: Request) -> int:
 
 
 def _num_tokens_at_stake(request: Request) -> int:
-    """Computed tokens that would be computed anew if all that the victim gives up were evicted."""
+    """Computed tokens, those in flight included, that would be computed anew if all that the victim
+    gives up were evicted."""
     assert request.lease is not None
-    return request.num_computed_tokens - request.lease.num_cached_tokens
+    return request.num_launched_tokens - request.lease.num_cached_tokens
+
+
+def awaits_update(request: Request) -> bool:
+    """Whether nothing of a running request can be planned before a step in flight is known.
+
+    So it is if the pending token is the last that it may come to (it will never run), and if the
+    pending tokens are those at which it forks (each choice goes on from its own).
+    """
+    return request.num_pending_tokens > 0 and (
+        request.is_to_fork or request.num_foreseen_tokens >= request.max_total_tokens
+    )

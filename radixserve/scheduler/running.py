@@ -35,20 +35,25 @@ class Running:
     def enter(self, request: Request, lease: Lease, num_computed_tokens: int) -> None:
         """Let a request run on ``lease``, whose first tokens are computed already."""
         request.lease = lease
-        request.num_computed_tokens = num_computed_tokens
+        request.num_computed_tokens = request.num_launched_tokens = num_computed_tokens
         request.status = Status.RUNNING
         insort(self._requests, request, key=_arrival)
         self._producers.announce(request, lease.num_committed_tokens)
 
     def leave(self, request: Request, num_kept_tokens: int) -> None:
-        """End a request's lease, giving its first ``num_kept_tokens`` tokens to the tree."""
+        """End a request's lease, giving its first ``num_kept_tokens`` tokens to the tree.
+
+        What steps in flight still do for it is in vain (``prefix_cache.py`` says why that harms
+        nobody).
+        """
         assert request.lease is not None
         self._requests.remove(request)
         self._producers.withdraw(request)
         committed = request.lease.num_committed_tokens
         self._cache.release(request.lease, request.token_ids[:num_kept_tokens])
         request.lease = None
-        request.num_computed_tokens = 0
+        request.num_computed_tokens = request.num_launched_tokens = 0
+        request.num_pending_tokens = 0
         self._waiting.wake_all(request, committed)
 
     def commit(self, request: Request) -> None:
@@ -67,10 +72,10 @@ class Running:
             self._producers.announce(request, request.lease.num_committed_tokens)
 
     def num_pages_lacking(self) -> int:
-        """Pages that the running requests do not have yet for the tokens they know."""
+        """Pages that the running requests do not have yet for the tokens foreseen."""
         size = self._cache.page_size
         return sum(
-            -(-request.num_tokens // size) - len(request.lease.page_table)
+            -(-request.num_foreseen_tokens // size) - request.lease.num_pages
             for request in self._requests
             if request.lease is not None
         )

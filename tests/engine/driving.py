@@ -7,15 +7,22 @@ from radixserve.config import EngineConfig
 from radixserve.engine.build import build_core
 from radixserve.engine.core import EngineCore
 from radixserve.ids import Namespace, RequestId
+from radixserve.runner.runner import ModelRunner
 from radixserve.sampling.params import SamplingDefaults, SamplingParams
 from radixserve.types import EngineRequest, TokenDelta
 
 
-def make_core(directory: Path, **settings: Any) -> EngineCore:
-    """A core in float32 on one thread; ``settings`` are fields of ``EngineConfig``."""
+def make_core(directory: Path, *, max_in_flight: int = 1, **settings: Any) -> EngineCore:
+    """A core in float32 on one thread; ``settings`` are fields of ``EngineConfig``.
+
+    With ``max_in_flight`` of 2 it plans ahead as it does on a GPU.
+    """
     defaults: dict[str, Any] = {"dtype": "float32", "num_threads": 1, "num_pages": 400}
     config = EngineConfig(model=str(directory), **defaults | settings)
-    return build_core(config, progress=False)
+    core = build_core(config, progress=False)
+    assert isinstance(core._runner, ModelRunner)
+    core._runner.max_in_flight = max_in_flight
+    return core
 
 
 def make_request(

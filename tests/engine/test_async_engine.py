@@ -210,7 +210,7 @@ async def test_a_failed_step_ends_every_choice_of_its_requests_and_nothing_else(
         raise MemoryError("too much")
 
     with monkeypatch.context() as patch:
-        patch.setattr(client_of(engine).core._runner, "run", broken)
+        patch.setattr(client_of(engine).core._runner, "launch", broken)
         deltas = await read(await engine.submit([72], SamplingParams(n=3, max_tokens=4)))
     assert [delta.finish_reason for delta in deltas] == ["error"] * 3
     assert {delta.index for delta in deltas} == {0, 1, 2}

@@ -41,7 +41,7 @@ def test_a_step_that_raises_ends_its_requests_and_spares_the_rest(
         raise RuntimeError("the device is gone")
 
     with monkeypatch.context() as patch, caplog.at_level(logging.ERROR):
-        patch.setattr(driver.core._runner, "run", broken)
+        patch.setattr(driver.core._runner, "launch", broken)
         driver.step()
     assert "the device is gone" in caplog.text
     assert set(driver.ends) == {("forking", 0), ("forking", 1), ("forking", 2), ("single", 0)}

@@ -280,7 +280,7 @@ def test_a_failed_step_is_a_generation_error_and_no_more(
         raise ValueError("no luck today")
 
     with monkeypatch.context() as patch:
-        patch.setattr(llm._core._runner, "run", broken)  # type: ignore[union-attr]
+        patch.setattr(llm._core._runner, "launch", broken)  # type: ignore[union-attr]
         with pytest.raises(GenerationError, match="ValueError: no luck today"):
             llm.generate(["Hello", "World"], SamplingParams(n=2, max_tokens=4))
     assert "a step of 2 rows failed" in caplog.text

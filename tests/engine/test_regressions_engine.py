@@ -63,7 +63,7 @@ def test_ids_of_any_integer_type_survive_the_message(tmp_path: Path) -> None:
         ({"page_size": "16"}, "page_size is '16'; it must be a whole number"),
         ({"kv_cache_gib": True}, "kv_cache_gib is True; it must be a number"),
         ({"num_pages": 100.0}, "num_pages is 100.0; it must be a whole number"),
-        ({"max_running": None}, "max_running is None; it must be a whole number"),
+        ({"max_running": 1.0}, "max_running is 1.0; it must be a whole number"),
         ({"kv_cache_gib": "1"}, "kv_cache_gib is '1'; it must be a number"),
         (
             {"kv_cache_gib": 500_000, "page_size": 4096},

@@ -45,6 +45,7 @@ EVENTS = st.lists(
 )
 
 
+@pytest.mark.parametrize("max_in_flight", [1, 2])
 @settings(max_examples=40, deadline=None)
 @given(
     events=EVENTS,
@@ -65,10 +66,12 @@ def test_any_schedule_gives_the_reference_tokens(
     max_running: int,
     max_itl_stretch: float | None,
     enable_prefix_cache: bool,
+    max_in_flight: int,
 ) -> None:
     driver = Driver(
         make_core(
             tiny_dir,
+            max_in_flight=max_in_flight,
             page_size=page_size,
             num_pages=max(2, -(-LONGEST // page_size) + spare_pages),
             max_batch_tokens=max_batch_tokens,
@@ -104,17 +107,23 @@ def test_any_schedule_gives_the_reference_tokens(
     driver.assert_nothing_leaked()
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize(("seed", "max_in_flight"), [(0, 1), (1, 2)])
 @pytest.mark.parametrize(
     ("num_pages", "page_size"), [(40, 16), (LONGEST + 2, 1)], ids=["pages_of_16", "pages_of_1"]
 )
 def test_500_requests_with_random_aborts_leak_nothing(
-    tiny_dir: Path, reference: list[list[int]], num_pages: int, page_size: int, seed: int
+    tiny_dir: Path,
+    reference: list[list[int]],
+    num_pages: int,
+    page_size: int,
+    seed: int,
+    max_in_flight: int,
 ) -> None:
     rng = random.Random(seed)
     driver = Driver(
         make_core(
             tiny_dir,
+            max_in_flight=max_in_flight,
             num_pages=num_pages,
             page_size=page_size,
             max_running=16,

@@ -20,7 +20,7 @@ def running_request(
     tokens = np.arange(1, 41, dtype=np.int32)
     request = make_request(arrival, tokens.tolist())
     request.lease = cache.acquire(Namespace("warm"), tokens[:num_cached])
-    request.num_computed_tokens = num_cached + num_computed
+    request.num_computed_tokens = request.num_launched_tokens = num_cached + num_computed
     return request
 
 
@@ -64,6 +64,16 @@ def test_what_was_cached_counts_for_nothing() -> None:
     mostly_cached = running_request(cache, 2, 20, 2)
     computed = running_request(cache, 3, 0, 3)
     assert cheapest_victim([oldest, mostly_cached, computed]) is mostly_cached
+
+
+def test_what_is_in_flight_is_at_stake() -> None:
+    """By the time that it can be preempted it will have been computed."""
+    cache = warm_cache()
+    oldest = running_request(cache, 1, 0, 0)
+    in_flight = running_request(cache, 2, 0, 2)
+    in_flight.num_launched_tokens += 3
+    computed = running_request(cache, 3, 0, 3)
+    assert cheapest_victim([oldest, in_flight, computed]) is computed
 
 
 def test_nobody_else_no_victim() -> None:

@@ -15,8 +15,8 @@ def test_budget_below_one_token_each_is_refused() -> None:
         Scheduler(PrefixCache(8, 4), max_batch_tokens=3, max_running=4)
 
 
-def test_step_without_room_for_chunks_runs_the_streams() -> None:
-    sim = Simulation(max_batch_tokens=8, page_size=4)
+def test_step_without_room_for_chunks_runs_the_streams(depth: int) -> None:
+    sim = Simulation(max_in_flight=depth, max_batch_tokens=8, page_size=4)
     sim.add("stream", [1, 2, 3], max_tokens=9)
     sim.add("long", list(range(10, 40)), max_tokens=2)
     assert counts(sim.step()) == {"stream": 3, "long": 5}
@@ -50,9 +50,9 @@ def test_choices_that_end_with_their_first_token_never_need_room() -> None:
     sim.assert_no_leaks()
 
 
-def test_no_more_than_so_many_are_looked_at_in_a_step() -> None:
+def test_no_more_than_so_many_are_looked_at_in_a_step(depth: int) -> None:
     """One starts and all others are to wait for it; the rest is looked at in the next step."""
-    sim = Simulation(num_pages=512, max_running=64, max_batch_tokens=64)
+    sim = Simulation(max_in_flight=depth, num_pages=512, max_running=64, max_batch_tokens=64)
     stem = list(range(1, 41))
     for index in range(MAX_PROBES + 8):
         sim.add(f"r{index}", [*stem, 41, 1 + index], max_tokens=1)
@@ -65,9 +65,11 @@ def test_no_more_than_so_many_are_looked_at_in_a_step() -> None:
     sim.assert_no_leaks()
 
 
-def test_prefix_evicted_since_it_was_estimated_is_estimated_anew() -> None:
+def test_prefix_evicted_since_it_was_estimated_is_estimated_anew(depth: int) -> None:
     """The older request takes the very pages that the younger was ranked for."""
-    sim = Simulation(num_pages=8, page_size=4, max_overtakes=0, max_batch_tokens=64)
+    sim = Simulation(
+        max_in_flight=depth, num_pages=8, page_size=4, max_overtakes=0, max_batch_tokens=64
+    )
     warm = list(range(1, 25))
     sim.add("warm", warm, max_tokens=1)
     sim.run()
@@ -82,9 +84,9 @@ def test_prefix_evicted_since_it_was_estimated_is_estimated_anew() -> None:
     sim.assert_no_leaks()
 
 
-def test_match_that_locks_the_last_pages_waits_for_one_to_copy_into() -> None:
+def test_match_that_locks_the_last_pages_waits_for_one_to_copy_into(depth: int) -> None:
     """What it matches can be evicted until it is matched: then nothing is left for the copy."""
-    sim = Simulation(num_pages=8, page_size=4)
+    sim = Simulation(max_in_flight=depth, num_pages=8, page_size=4)
     warm = list(range(1, 13))
     sim.add("warm", warm, max_tokens=1)
     sim.run()
@@ -128,9 +130,9 @@ def test_end_before_the_fork_is_the_end_of_every_choice(how: str) -> None:
 
 
 @pytest.mark.parametrize("index", [0, 1])
-def test_a_choice_does_not_exist_before_the_fork(index: int) -> None:
+def test_a_choice_does_not_exist_before_the_fork(depth: int, index: int) -> None:
     """Regression: aborting choice 0 of three took the other two along without a word."""
-    sim = Simulation()
+    sim = Simulation(max_in_flight=depth)
     sim.add("a", [1, 2, 3], max_tokens=4, n=3)
     assert sim.scheduler.abort(RequestId("a"), index) == []
     sim.run()

@@ -6,11 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from radixserve.ids import RequestId
-from tests.support.simulation import Simulation, oracle
+from tests.support.simulation import Pace, Simulation, oracle
 
 
-@settings(max_examples=150)
+@settings(max_examples=120)
 @given(
+    pace=st.sampled_from(Pace),
     seed=st.integers(0, 2**32),
     page_size=st.sampled_from([1, 2, 4, 16]),
     spare_pages=st.integers(0, 12),
@@ -20,6 +21,8 @@ from tests.support.simulation import Simulation, oracle
 )
 def test_random_lives(
     *,
+    depth: int,
+    pace: Pace,
     seed: int,
     page_size: int,
     spare_pages: int,
@@ -30,6 +33,8 @@ def test_random_lives(
     rng = random.Random(seed)
     longest = 40
     sim = Simulation(
+        max_in_flight=depth,
+        pace=pace,
         num_pages=-(-longest // page_size) + spare_pages,
         page_size=page_size,
         max_running=max_running,
