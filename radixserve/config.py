@@ -13,6 +13,19 @@ from radixserve.errors import ConfigError
 DEMO_MODEL = "demo"
 
 
+@dataclass(frozen=True, slots=True)
+class BatchLimits:
+    """How much one step may hold."""
+
+    max_batch_tokens: int
+    max_running: int
+
+
+_DEFAULT_LIMITS = {"cpu": BatchLimits(2048, 64), "cuda": BatchLimits(8192, 256)}
+"""By kind of device. On a GPU a step must be this large before its arithmetic, and not the reading
+of the weights, is what takes the time."""
+
+
 def option(default: Any, help_text: str, *, choices: tuple[str, ...] = ()) -> Any:
     """A dataclass field that carries its own command-line help."""
     return field(default=default, metadata={"help": help_text, "choices": choices})
@@ -30,26 +43,41 @@ class EngineConfig:
     revision: str | None = option(None, "Revision (branch, tag, commit) of a Hugging Face model.")
     device: str = option(
         "auto",
-        "Where the model runs; for now on the CPU, whatever else there is.",
-        choices=("auto", "cpu"),
+        "Where the model runs. 'auto': on the GPU if torch can use one, else on the CPU. Of "
+        "several GPUs, CUDA_VISIBLE_DEVICES chooses.",
+        choices=("auto", "cpu", "cuda"),
     )
     dtype: str = option(
         "auto",
-        "Type of weights and KV pages. 'auto': bfloat16 where the processor multiplies it in "
-        "hardware, else float32.",
-        choices=("auto", "float32", "bfloat16"),
+        "Type of weights and KV pages. 'auto': bfloat16 where the device multiplies it in "
+        "hardware, else float16 on a GPU and float32 on a CPU.",
+        choices=("auto", "float32", "bfloat16", "float16"),
     )
-    attention: str = option("auto", "Attention backend.", choices=("auto", "torch"))
+    attention: str = option(
+        "auto",
+        "Attention backend. 'auto': Triton kernels on a GPU, torch on a CPU; 'torch' is the plain "
+        "reference on either; 'varlen' is torch's own paged attention (GPU, torch 2.12 or newer).",
+        choices=("auto", "torch", "triton", "varlen"),
+    )
+    cuda_graphs: bool = option(
+        True, "Record decode steps as CUDA graphs at start (GPU with Triton attention)."
+    )
     page_size: int = option(16, "Tokens per KV page.")
     num_pages: int | None = option(None, "Size of the KV cache in pages; overrides --kv-cache-gib.")
     kv_cache_gib: float | None = option(
-        None, "Size of the KV cache in GiB. Default: 40% of the memory that is really available."
+        None,
+        "Size of the KV cache in GiB. Default: 40% of the memory that is really available; on a "
+        "GPU, 92% of what the largest step leaves free.",
     )
     max_model_len: int | None = option(
         None, "Longest prompt plus answer, in tokens. Default: what the model was made for."
     )
-    max_batch_tokens: int = option(2048, "Most tokens computed in one step.")
-    max_running: int = option(64, "Most requests computed together in one step.")
+    max_batch_tokens: int | None = option(
+        None, "Most tokens computed in one step. Default: 2048 on a CPU, 8192 on a GPU."
+    )
+    max_running: int | None = option(
+        None, "Most requests computed together in one step. Default: 64 on a CPU, 256 on a GPU."
+    )
     enable_prefix_cache: bool = option(True, "Share computed prefixes between requests.")
     max_itl_stretch: float | None = option(
         None,
@@ -86,12 +114,6 @@ class EngineConfig:
             raise ConfigError(f"kv_cache_gib is {self.kv_cache_gib}; it must be positive")
         if self.max_itl_stretch is not None and not self.max_itl_stretch > 1:
             raise ConfigError(f"max_itl_stretch is {self.max_itl_stretch}; it must exceed 1")
-        if self.max_batch_tokens < self.max_running:
-            raise ConfigError(
-                f"max_batch_tokens ({self.max_batch_tokens}) is smaller than max_running "
-                f"({self.max_running}): not every running request could get its one token a step; "
-                "raise the first or lower the second"
-            )
         for option_field in self.__dataclass_fields__.values():
             choices = option_field.metadata.get("choices", ())
             value = getattr(self, option_field.name)
@@ -99,3 +121,22 @@ class EngineConfig:
                 raise ConfigError(
                     f"{option_field.name} is {value!r}; it must be one of {', '.join(choices)}"
                 )
+
+    def batch_limits(self, device: str) -> BatchLimits:
+        """The limits of a step on this kind of device ("cpu", "cuda"): what was asked for, else the
+        device's defaults.
+
+        *Raises* ``ConfigError`` if not every running request could get its one token a step.
+        """
+        default = _DEFAULT_LIMITS[device]
+        max_running = self.max_running or default.max_running
+        max_batch_tokens = self.max_batch_tokens or max(default.max_batch_tokens, max_running)
+        if self.max_running is None:
+            max_running = min(max_running, max_batch_tokens)
+        if max_batch_tokens < max_running:
+            raise ConfigError(
+                f"max_batch_tokens ({max_batch_tokens}) is smaller than max_running "
+                f"({max_running}): not every running request could get its one token a step; "
+                "raise the first or lower the second"
+            )
+        return BatchLimits(max_batch_tokens, max_running)

@@ -33,8 +33,16 @@ def available_bytes(root: Path = Path("/")) -> int:
     return min(_machine_bytes(root), *_cgroup_bytes(root), 1 << 62)
 
 
-def pages_for(config: EngineConfig, *, page_bytes: int, max_model_len: int, available: int) -> int:
-    """Size of the pool in pages: what the config asks for, else a share of ``available`` bytes.
+def pages_for(
+    config: EngineConfig,
+    *,
+    page_bytes: int,
+    max_model_len: int,
+    max_running: int,
+    available: int,
+    share: float = DEFAULT_SHARE,
+) -> int:
+    """Size of the pool in pages: what the config asks for, else ``share`` of ``available`` bytes.
 
     *Raises* ``ConfigError`` if a size in bytes comes to fewer pages than one request of
     ``max_model_len`` tokens needs. An explicit number of pages is taken as it is; longer requests
@@ -49,9 +57,9 @@ def pages_for(config: EngineConfig, *, page_bytes: int, max_model_len: int, avai
         budget, origin = int(config.kv_cache_gib * _GIB), "kv_cache_gib"
         num_pages = budget // page_bytes
     else:
-        budget = int(DEFAULT_SHARE * available)
-        origin = f"{DEFAULT_SHARE:.0%} of the {available / _GIB:.2f} GiB available"
-        useful = max(USEFUL_CONTEXTS, config.max_running) * needed
+        budget = int(share * available)
+        origin = f"{share:.0%} of the {available / _GIB:.2f} GiB available"
+        useful = max(USEFUL_CONTEXTS, max_running) * needed
         num_pages = min(budget // page_bytes, useful)
     if num_pages < needed:
         raise ConfigError(

@@ -1,31 +1,43 @@
 """From settings and a checkpoint directory to a runner that is ready for its first step."""
 
 import logging
-import platform
 from pathlib import Path
 
 import torch
 
+from radixserve.attention.base import GraphAttention
 from radixserve.attention.registry import make_attention
 from radixserve.config import EngineConfig
+from radixserve.device.choose import resolve_device, resolve_dtype
+from radixserve.device.transfer import make_transfer
 from radixserve.errors import ConfigError
-from radixserve.memory import available_bytes, pages_for
+from radixserve.memory import DEFAULT_SHARE, available_bytes, pages_for
+from radixserve.model.causal_lm import CausalLM
 from radixserve.model.config import ModelConfig
-from radixserve.model.layout import count_parameters
+from radixserve.model.layout import count_parameters, weight_bytes
 from radixserve.model.loading import load_model
+from radixserve.model.ops import LayerOps
+from radixserve.model.torch_ops import TorchOps
+from radixserve.runner.graphs import CudaRecorder, graph_sizes
 from radixserve.runner.kv_tensors import KVTensors, bytes_per_page
 from radixserve.runner.runner import ModelRunner, RunnerInfo
+from radixserve.runner.sizing import SHARE, CudaMemory, available_for_pages
 from radixserve.sampling.sampler import Sampler
 
 logger = logging.getLogger(__name__)
 
-WARM_UP_TOKENS = 64
+WARM_UP_TOKENS = {"cpu": 64, "cuda": 1024}
+"""Enough for every kernel to be built, the one that merges the parts of a long context included."""
+
+IN_FLIGHT_ON_A_GPU = 2
+"""One step runs while the next is planned and queued; more would only make the host's knowledge
+older."""
 
 
 def make_runner(
     config: EngineConfig, directory: Path, model_config: ModelConfig, *, progress: bool = True
 ) -> ModelRunner:
-    """Load the model, make its KV tensors, and run it once.
+    """Load the model, make its KV tensors, run it once, and record its decode graphs.
 
     *Mutates* torch's number of threads, if ``config.num_threads`` is set.
     *Raises* ``ModelError`` for the checkpoint, ``ConfigError`` for a setting that does not fit
@@ -34,32 +46,67 @@ def make_runner(
     """
     if config.num_threads is not None:
         torch.set_num_threads(config.num_threads)
-    # "auto" and "cpu" mean the same until there is another device.
-    device = torch.device("cpu")
-    dtype = resolve_dtype(config.dtype)
-    model = load_model(
-        directory,
-        model_config,
-        dtype=dtype,
-        device=device,
-        max_model_len=config.max_model_len,
-        progress=progress,
-    )
-    shape = model.attention_shape(config.page_size)
-    attention = make_attention(config.attention, device.type, shape)
+    device = resolve_device(config.device)
+    dtype = resolve_dtype(config.dtype, device)
+    try:
+        model = load_model(
+            directory,
+            model_config,
+            dtype=dtype,
+            device=device,
+            max_model_len=config.max_model_len,
+            progress=progress,
+        )
+    except torch.OutOfMemoryError as error:
+        gib = weight_bytes(model_config, dtype.itemsize) / 2**30
+        raise ConfigError(
+            f"the weights ({gib:.2f} GiB in {config.dtype}) do not fit on {device}: {error}; "
+            "free its memory, or choose a smaller model"
+        ) from error
+    return assemble_runner(config, model, progress=progress)
+
+
+def assemble_runner(config: EngineConfig, model: CausalLM, *, progress: bool = True) -> ModelRunner:
+    """A runner for a model that is on its device already.
+
+    *Raises* ``ConfigError``. *Cost*: reserves the KV cache's memory, runs a few steps.
+    """
+    device, model_config = model.device, model.config
+    transfer = make_transfer(device)
+    attention = make_attention(config.attention, model.attention_shape(config.page_size), transfer)
+    use_kernels = device.type == "cuda" or attention.name == "triton"
+    ops = make_ops(use_kernels=use_kernels)
+    sampler = Sampler(model_config.vocab_size, transfer, use_kernel=use_kernels)
+    limits = config.batch_limits(device.type)
     page_bytes = bytes_per_page(
         num_layers=model_config.num_layers,
         page_size=config.page_size,
         num_kv_heads=model_config.num_kv_heads,
         head_dim=model_config.head_dim,
-        dtype=dtype,
+        dtype=model.dtype,
     )
     # Only now: what the weights took is no longer available.
+    if device.type == "cuda":
+        available = available_for_pages(
+            CudaMemory(device),
+            model,
+            attention,
+            ops,
+            sampler,
+            transfer,
+            limits=limits,
+            page_size=config.page_size,
+        )
+        share = SHARE
+    else:
+        available, share = available_bytes(), DEFAULT_SHARE
     num_pages = pages_for(
         config,
         page_bytes=page_bytes,
         max_model_len=model.max_model_len,
-        available=available_bytes(),
+        max_running=limits.max_running,
+        available=available,
+        share=share,
     )
     try:
         kv = KVTensors(
@@ -68,8 +115,9 @@ def make_runner(
             page_size=config.page_size,
             num_kv_heads=model_config.num_kv_heads,
             head_dim=model_config.head_dim,
-            dtype=dtype,
-            device=device,
+            dtype=model.dtype,
+            transfer=transfer,
+            use_kernel=use_kernels,
         )
     except RuntimeError as error:
         raise ConfigError(
@@ -82,39 +130,49 @@ def make_runner(
         vocab_size=model_config.vocab_size,
         max_model_len=model.max_model_len,
         device=device.type,
-        dtype=str(dtype).removeprefix("torch."),
+        dtype=str(model.dtype).removeprefix("torch."),
         attention=attention.name,
         page_size=config.page_size,
         num_pages=num_pages,
         kv_cache_bytes=kv.num_bytes,
+        limits=limits,
     )
-    runner = ModelRunner(model, kv, attention, Sampler(model_config.vocab_size, device), info)
-    runner.warm_up(min(WARM_UP_TOKENS, model.max_model_len, num_pages * config.page_size))
+    runner = ModelRunner(
+        model,
+        kv,
+        attention,
+        ops,
+        sampler,
+        transfer,
+        info,
+        max_in_flight=IN_FLIGHT_ON_A_GPU if device.type == "cuda" else 1,
+    )
+    longest = num_pages * config.page_size
+    runner.warm_up(min(WARM_UP_TOKENS[device.type], longest, model.max_model_len))
+    if device.type == "cuda" and config.cuda_graphs:
+        if isinstance(attention, GraphAttention):
+            max_rows = limits.max_running
+            runner.record_graphs(
+                attention, CudaRecorder(device), graph_sizes(max_rows), progress=progress
+            )
+        else:
+            logger.info("no decode graphs: attention %r has none", attention.name)
     logger.info(
-        "%s in %s on %s, %d thread(s)",
+        "%s in %s on %s, %s attention, %d thread(s)",
         info.architecture,
         info.dtype,
-        info.device,
+        torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        info.attention,
         torch.get_num_threads(),
     )
     return runner
 
 
-def resolve_dtype(name: str) -> torch.dtype:
-    """The type that "float32", "bfloat16" or "auto" means on this machine's processor."""
-    if name == "auto":
-        return torch.bfloat16 if multiplies_bfloat16() else torch.float32
-    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
+def make_ops(*, use_kernels: bool) -> LayerOps:
+    """The layer operations: Triton kernels (GPU, or Triton's interpreter), or torch's."""
+    if not use_kernels:
+        return TorchOps()
+    # Only here: not every platform has Triton.
+    from radixserve.model.triton_ops import TritonOps  # noqa: PLC0415
 
-
-def multiplies_bfloat16() -> bool:
-    """Whether this machine's processor multiplies bfloat16 in hardware.
-
-    torch has no public question for it; an emulated product would be slower than float32.
-    """
-    machine = platform.machine().lower()
-    if machine in ("x86_64", "amd64"):
-        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    if machine in ("aarch64", "arm64") and torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
-        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-    return False
+    return TritonOps()

@@ -1,5 +1,13 @@
 """Performs a planned step: page copies, one forward pass, one sampling.
 
+    launch(plan)   queues all of it on the device and returns
+    wait()         the tokens that it sampled, when they are there
+
+Steps run in the order launched. On a GPU up to two may be under way, so that the next is queued
+before the host knows what the one before it sampled: those tokens are on the device, and the next
+step takes them from there. A launch never waits for the device; the only wait is for the read-back
+of a step's tokens. On a CPU a launch has run when it returns.
+
 The runner owns the model's weights, the KV tensors and the buffers of a step, and reads requests
 without ever changing one. It decides nothing: which tokens run, in which pages, and what becomes of
 the result is the scheduler's.
@@ -7,17 +15,23 @@ the result is the scheduler's.
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 
-from radixserve.attention.base import AttentionBackend
+from radixserve.attention.base import AttentionBackend, ForwardBatch, GraphAttention
+from radixserve.config import BatchLimits
+from radixserve.device.transfer import Fetch, Transfer
 from radixserve.model.causal_lm import CausalLM
+from radixserve.model.ops import LayerOps
 from radixserve.request import Request
 from radixserve.runner.batch import BatchBuilder, BatchRow
+from radixserve.runner.graphs import DecodeGraphs, Recorder
 from radixserve.runner.kv_tensors import KVTensors
 from radixserve.sampling.noise import choice_seed
 from radixserve.sampling.row import SampleRow
-from radixserve.sampling.sampler import Sampler
+from radixserve.sampling.sampler import Sampler, Samples
 from radixserve.scheduler.plan import PlannedRow, StepPlan, StepResult
 from radixserve.types import SampledToken
 
@@ -36,6 +50,23 @@ class RunnerInfo:
     page_size: int
     num_pages: int
     kv_cache_bytes: int
+    limits: BatchLimits
+
+
+class LaunchedStep:
+    """A step under way."""
+
+    def __init__(self, rows: Sequence[PlannedRow], samples: Samples | None, end: Fetch) -> None:
+        self._rows = rows
+        self._samples = samples
+        self._end = end
+
+    def wait(self) -> StepResult:
+        """What the step sampled. Blocks until the step has run, also where it sampled nothing:
+        whoever launches must not run away from the device."""
+        self._end.wait()
+        sampled = self._samples.wait() if self._samples is not None else []
+        return StepResult(_by_row(self._rows, sampled))
 
 
 class ModelRunner:
@@ -46,29 +77,50 @@ class ModelRunner:
         model: CausalLM,
         kv: KVTensors,
         attention: AttentionBackend,
+        ops: LayerOps,
         sampler: Sampler,
+        transfer: Transfer,
         info: RunnerInfo,
+        *,
+        max_in_flight: int = 1,
     ) -> None:
         self.info = info
+        self.max_in_flight = max_in_flight
+        """How many steps may be launched before the first of them is waited for."""
         self._model = model
         self._kv = kv
         self._attention = attention
+        self._ops = ops
         self._sampler = sampler
-        self._batches = BatchBuilder(kv.page_size, model.device)
+        self._transfer = transfer
+        self._batches = BatchBuilder(kv.page_size, transfer)
+        self._graphs: DecodeGraphs | None = None
+        self._sampled: torch.Tensor | None = None
+        self._pending: dict[Request, int] = {}
+        """Whose token is where in ``_sampled``: of the last step launched."""
 
-    def run(self, plan: StepPlan) -> StepResult:
-        """Perform one step. Its plan has at least one row.
+    def launch(self, plan: StepPlan) -> LaunchedStep:
+        """Queue one step. Its plan has at least one row.
 
         *Mutates* the KV tensors: first the targets of ``plan.copies``, then the slots of the rows'
         tokens.
         """
         with torch.inference_mode():
             self._kv.copy_pages(plan.copies)
-            batch = self._batches.build([_batch_row(row) for row in plan.rows])
-            logits = self._model.forward(batch, self._kv.layers, self._attention)
-            sample_rows = _sample_rows(plan.rows)
-            sampled = self._sampler.sample(logits, sample_rows) if sample_rows else []
-        return StepResult(_by_row(plan.rows, sampled))
+            built = self._batches.build([self._batch_row(row) for row in plan.rows])
+            built.fill_in(self._sampled)
+            logits = self._forward(built.batch)
+            sample_rows = self._sample_rows(plan.rows)
+            samples = None
+            if sample_rows:
+                samples = self._sampler.launch(logits, sample_rows, self._sampled)
+        self._sampled = samples.token_ids if samples is not None else None
+        self._pending = _pending_tokens(plan.rows)
+        return LaunchedStep(plan.rows, samples, self._transfer.fetch())
+
+    def run(self, plan: StepPlan) -> StepResult:
+        """Launch a step and wait for it."""
+        return self.launch(plan).wait()
 
     def warm_up(self, num_tokens: int) -> None:
         """Run a prompt of ``num_tokens`` and a decode step, so that the first request finds
@@ -77,58 +129,110 @@ class ModelRunner:
         *Mutates* the first pages: to be called before any page is in use.
         """
         num_pages = -(-num_tokens // self._kv.page_size)
-        token_ids = torch.zeros(num_tokens, dtype=torch.int32).numpy()
-        pages = torch.arange(num_pages, dtype=torch.int32).numpy()
+        token_ids = np.zeros(num_tokens, dtype=np.int32)
+        pages = np.arange(num_pages, dtype=np.int32)
         with torch.inference_mode():
             for start in (0, num_tokens - 1):
                 row = BatchRow(token_ids, start, num_tokens - start, pages, wants_logits=True)
-                self._model.forward(self._batches.build([row]), self._kv.layers, self._attention)
+                logits = self._forward(self._batches.build([row]).batch)
+            self._sampler.warm_up(logits)
 
+    def record_graphs(
+        self,
+        attention: GraphAttention,
+        recorder: Recorder,
+        sizes: Sequence[int],
+        *,
+        progress: bool,
+    ) -> None:
+        """Record decode steps of these numbers of rows; from now on they run by recordings.
 
-def _batch_row(row: PlannedRow) -> BatchRow:
-    request = row.request
-    assert request.lease is not None, "a planned request holds its pages"
-    return BatchRow(
-        request.token_ids,
-        row.start,
-        row.num_scheduled_tokens,
-        request.lease.page_table,
-        row.num_samples > 0,
-    )
+        *Cost*: two forward passes each.
+        """
+        graphs = DecodeGraphs(
+            attention,
+            max_rows=max(sizes),
+            max_pages=-(-self._model.max_model_len // self._kv.page_size),
+            dtype=self._model.dtype,
+            device=self._model.device,
+        )
 
+        def forward(batch: ForwardBatch, plan: Any) -> torch.Tensor:
+            return self._model.forward_planned(batch, self._kv.layers, attention, self._ops, plan)
 
-def _sample_rows(rows: Sequence[PlannedRow]) -> list[SampleRow]:
-    """Every token to be chosen, in the order of the rows."""
-    sample_rows = []
-    logits_row = 0
-    for row in rows:
-        if row.num_samples == 0:
-            continue
-        request, params = row.request, row.request.params
-        assert params.seed is not None, "params are resolved"
-        token_ids = request.token_ids
-        for sample in range(row.num_samples):
-            # A row that chooses several tokens is about to fork; then each is another choice's.
-            index = request.index if row.num_samples == 1 else sample
-            sample_rows.append(
-                SampleRow(
-                    logits_row=logits_row,
-                    params=params,
-                    seed=choice_seed(params.seed, index),
-                    position=row.start + row.num_scheduled_tokens,
-                    prompt_ids=token_ids[: request.num_prompt_tokens],
-                    output_ids=request.output_ids,
-                    banned_ids=_banned_ids(request),
+        with torch.inference_mode():
+            graphs.record(forward, recorder, sizes, progress=progress)
+        self._graphs = graphs
+
+    def _forward(self, batch: ForwardBatch) -> torch.Tensor:
+        """Logits [S, V] of a batch, by a recording if there is one for it."""
+        plan = self._attention.plan(batch)
+        if self._graphs is not None:
+            logits = self._graphs.run(batch, plan)
+            if logits is not None:
+                return logits
+        return self._model.forward_planned(batch, self._kv.layers, self._attention, self._ops, plan)
+
+    def _batch_row(self, row: PlannedRow) -> BatchRow:
+        request = row.request
+        assert request.lease is not None, "a planned request holds its pages"
+        end = row.start + row.num_scheduled_tokens
+        return BatchRow(
+            request.token_ids,
+            row.start,
+            row.num_scheduled_tokens,
+            request.lease.page_table,
+            row.num_samples > 0,
+            self._pending[request] if end > request.num_tokens else None,
+        )
+
+    def _sample_rows(self, rows: Sequence[PlannedRow]) -> list[SampleRow]:
+        """Every token to be chosen, in the order of the rows."""
+        sample_rows = []
+        logits_row = 0
+        for row in rows:
+            if row.num_samples == 0:
+                continue
+            request, params = row.request, row.request.params
+            assert params.seed is not None, "params are resolved"
+            token_ids = request.token_ids
+            position = row.start + row.num_scheduled_tokens
+            for sample in range(row.num_samples):
+                # A row that chooses several tokens is about to fork; then each is another choice's.
+                index = request.index if row.num_samples == 1 else sample
+                sample_rows.append(
+                    SampleRow(
+                        logits_row=logits_row,
+                        params=params,
+                        seed=choice_seed(params.seed, index),
+                        position=position,
+                        prompt_ids=token_ids[: request.num_prompt_tokens],
+                        output_ids=request.output_ids,
+                        pending=self._pending[request] if position > len(token_ids) else None,
+                        banned_ids=_banned_ids(request, position),
+                        choice=request,
+                    )
                 )
-            )
-        logits_row += 1
-    return sample_rows
+            logits_row += 1
+        return sample_rows
 
 
-def _banned_ids(request: Request) -> Collection[int]:
-    if request.num_output_tokens < request.params.min_tokens:
+def _banned_ids(request: Request, position: int) -> Collection[int]:
+    if position - request.num_prompt_tokens < request.params.min_tokens:
         return request.stop_token_ids
     return ()
+
+
+def _pending_tokens(rows: Sequence[PlannedRow]) -> dict[Request, int]:
+    """Where the samples of a step hold each request's next token. A request about to fork is not
+    planned again before its choices are known, so it has no entry."""
+    pending: dict[Request, int] = {}
+    index = 0
+    for row in rows:
+        if row.num_samples == 1:
+            pending[row.request] = index
+        index += row.num_samples
+    return pending
 
 
 def _by_row(

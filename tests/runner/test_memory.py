@@ -7,7 +7,7 @@ import pytest
 
 from radixserve.config import EngineConfig
 from radixserve.errors import ConfigError
-from radixserve.memory import available_bytes, pages_for
+from radixserve.memory import DEFAULT_SHARE, available_bytes, pages_for
 
 GIB = 1 << 30
 
@@ -112,30 +112,51 @@ def test_this_machine_has_some() -> None:
     assert available_bytes() > 1 << 20
 
 
+def pages(
+    config: EngineConfig,
+    *,
+    page_bytes: int,
+    max_model_len: int,
+    available: int,
+    max_running: int = 64,
+    share: float = DEFAULT_SHARE,
+) -> int:
+    return pages_for(
+        config,
+        page_bytes=page_bytes,
+        max_model_len=max_model_len,
+        max_running=max_running,
+        available=available,
+        share=share,
+    )
+
+
 def test_explicit_pages_are_taken_as_they_are() -> None:
     config = EngineConfig(num_pages=7, kv_cache_gib=1.0)
-    assert pages_for(config, page_bytes=10**9, max_model_len=10**6, available=0) == 7
+    assert pages(config, page_bytes=10**9, max_model_len=10**6, available=0) == 7
 
 
 def test_explicit_bytes_are_all_used() -> None:
     config = EngineConfig(kv_cache_gib=2.0)
-    assert pages_for(config, page_bytes=1 << 20, max_model_len=160, available=0) == 2048
+    assert pages(config, page_bytes=1 << 20, max_model_len=160, available=0) == 2048
 
 
-def test_the_default_is_a_share_of_what_is_available() -> None:
-    pages = pages_for(EngineConfig(), page_bytes=1 << 20, max_model_len=1600, available=10 * GIB)
-    assert pages == int(0.4 * 10 * 1024)
+@pytest.mark.parametrize("share", [0.4, 0.9])
+def test_the_default_is_a_share_of_what_is_available(share: float) -> None:
+    config, available = EngineConfig(), 10 * GIB
+    found = pages(config, page_bytes=1 << 20, max_model_len=1600, available=available, share=share)
+    assert found == int(share * 10 * 1024)
 
 
 def test_the_default_is_bounded_by_what_is_useful() -> None:
-    pages = pages_for(EngineConfig(), page_bytes=1, max_model_len=1600, available=10 * GIB)
-    assert pages == 256 * 101
-    config = EngineConfig(max_running=1000)
-    assert pages_for(config, page_bytes=1, max_model_len=1600, available=10 * GIB) == 1000 * 101
+    config, available = EngineConfig(), 10 * GIB
+    assert pages(config, page_bytes=1, max_model_len=1600, available=available) == 256 * 101
+    many = pages(config, page_bytes=1, max_model_len=1600, available=available, max_running=1000)
+    assert many == 1000 * 101
 
 
 @pytest.mark.parametrize("kv_cache_gib", [None, 0.001])
 def test_a_pool_smaller_than_one_context_is_refused(kv_cache_gib: float | None) -> None:
     config = EngineConfig(kv_cache_gib=kv_cache_gib)
     with pytest.raises(ConfigError, match=r"holds \d+ pages .* max_model_len \(8000\).*needs 501"):
-        pages_for(config, page_bytes=1 << 20, max_model_len=8000, available=10 << 20)
+        pages(config, page_bytes=1 << 20, max_model_len=8000, available=10 << 20)

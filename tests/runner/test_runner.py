@@ -1,6 +1,5 @@
 """The runner on a tiny random checkpoint: plans in, transformers' own tokens out."""
 
-import platform
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -16,8 +15,7 @@ from radixserve.errors import ConfigError
 from radixserve.ids import DEFAULT_NAMESPACE, PageArray, PageId, RequestId
 from radixserve.model.config import ModelConfig
 from radixserve.request import Request
-from radixserve.runner import make
-from radixserve.runner.make import make_runner, resolve_dtype
+from radixserve.runner.make import make_runner
 from radixserve.runner.runner import ModelRunner
 from radixserve.sampling.noise import choice_seed
 from radixserve.sampling.params import SamplingDefaults, SamplingParams
@@ -43,7 +41,13 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def runner_of(checkpoint: Path, **settings: Any) -> ModelRunner:
     config = EngineConfig(
         model=str(checkpoint),
-        **{"dtype": "float32", "page_size": PAGE_SIZE, "num_pages": 200, **settings},
+        **{
+            "device": "cpu",
+            "dtype": "float32",
+            "page_size": PAGE_SIZE,
+            "num_pages": 200,
+            **settings,
+        },
     )
     return make_runner(config, checkpoint, ModelConfig.from_dir(checkpoint), progress=False)
 
@@ -208,17 +212,3 @@ def test_bfloat16_runs_and_threads_are_set(checkpoint: Path) -> None:
 def test_a_cache_below_one_context_is_refused(checkpoint: Path) -> None:
     with pytest.raises(ConfigError, match=r"max_model_len \(4096\) tokens needs 1025"):
         runner_of(checkpoint, num_pages=None, kv_cache_gib=0.0001)
-
-
-@pytest.mark.parametrize("has_hardware", [True, False])
-def test_dtype(has_hardware: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(make, "multiplies_bfloat16", lambda: has_hardware)
-    assert resolve_dtype("auto") == (torch.bfloat16 if has_hardware else torch.float32)
-    assert resolve_dtype("float32") == torch.float32
-    assert resolve_dtype("bfloat16") == torch.bfloat16
-
-
-@pytest.mark.parametrize("machine", ["x86_64", "aarch64", "riscv64"])
-def test_any_processor_can_be_asked(machine: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(platform, "machine", lambda: machine)
-    assert make.multiplies_bfloat16() in (True, False)
