@@ -14,7 +14,7 @@ def machine() -> dict[str, str]:
         "bf16": ", ".join(_bf16_units()) or "none",
         "python": platform.python_version(),
     }
-    for package in ("torch", "transformers", "numpy"):
+    for package in ("torch", "triton", "transformers", "numpy"):
         try:
             facts[package] = version(package)
         except PackageNotFoundError:

@@ -1,0 +1,1 @@
+"""The parts of ``gpu_suite.py``, one a file, and what they share."""
