@@ -58,7 +58,7 @@ def test_booleans_of_the_environment(text: str, value: bool) -> None:
         ("KV_CACHE_GIB", "lots", "expected a number"),
         ("KV_CACHE_GIB", "nan", "kv_cache_gib is nan"),
         ("ENABLE_PREFIX_CACHE", "maybe", "expected true or false"),
-        ("DTYPE", "int3", "one of auto, float32, bfloat16 (set by RADIXSERVE_DTYPE)"),
+        ("DTYPE", "int3", "one of auto, float32, bfloat16, float16 (set by RADIXSERVE_DTYPE)"),
         ("LOG_LEVEL", "chatty", "one of debug, info, warning, error"),
         ("HOST", "", "host is empty"),
     ],
