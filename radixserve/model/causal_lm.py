@@ -79,9 +79,9 @@ class CausalLM:
         *Cost*: two floating-point operations per parameter and token, besides attention; past the
         last layer's attention, and for the logits, only the S rows are computed.
         """
-        return self.forward_planned(batch, kv, attention, ops, attention.plan(batch))
+        return self.logits(self.hidden(batch, kv, attention, ops, attention.plan(batch)))
 
-    def forward_planned(
+    def hidden(
         self,
         batch: ForwardBatch,
         kv: KVTensors,
@@ -89,7 +89,8 @@ class CausalLM:
         ops: LayerOps,
         plan: Any,
     ) -> torch.Tensor:
-        """``forward`` with what ``attention.plan`` made of the batch: device work only."""
+        """``forward`` up to the last norm, with what ``attention.plan`` made of the batch:
+        [S, hidden_size]. Device work only."""
         step = Step(batch, ops, ops.rotation(self._rope, batch.positions), attention, plan)
         hidden = F.embedding(batch.input_ids, self._embed_tokens)
         normed = ops.rms_norm(hidden, self._layers[0].input_norm)
@@ -98,7 +99,11 @@ class CausalLM:
         for (layer, (keys, values)), next_norm in zip(body, following, strict=True):
             normed = layer(hidden, normed, next_norm, keys, values, step)
         layer, (keys, values) = last
-        return self._lm_head(layer.last(hidden, normed, self._norm, keys, values, step))
+        return layer.last(hidden, normed, self._norm, keys, values, step)
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """The last product, from ``hidden``'s result: [S, vocab_size]."""
+        return self._lm_head(hidden)
 
 
 def _layer(config: ModelConfig, weights: Mapping[str, torch.Tensor], index: int) -> DecoderLayer:

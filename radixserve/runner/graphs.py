@@ -7,8 +7,10 @@ is copied into them and runs as the next larger size:
     batch of 3 rows ──copy──▶ | r0 | r1 | r2 | padding |   the recording for 4 rows
                                               slot -1: stores nothing; no keys, no attention
 
-What a padding row computes is read by nobody. Replays come one after the other on one stream, so
-all recordings share one pool of memory, and a result is valid until the next replay is queued.
+What a padding row computes is read by nobody. A recording ends before the last product: its result
+is a few hidden states, where logits would take hundreds of megabytes over all sizes. Replays come
+one after the other on one stream, so all recordings share one pool of memory, and a result is valid
+until the next replay is queued.
 
 How a recording is made is ``Recorder``'s: ``CudaRecorder`` on a GPU. Tests bring one that simply
 runs the function again, so that everything else here is exercised without a GPU.
@@ -23,7 +25,7 @@ from tqdm.auto import tqdm
 from radixserve.attention.base import ForwardBatch, GraphAttention
 
 Forward = Callable[[ForwardBatch, Any], torch.Tensor]
-"""A batch and its attention plan to logits, device work only."""
+"""A batch and its attention plan to hidden states behind the last norm, device work only."""
 
 
 class Recorder(Protocol):
@@ -113,7 +115,8 @@ class DecodeGraphs:
         self.sizes = tuple(sorted(self._recordings))
 
     def run(self, batch: ForwardBatch, plan: Any) -> torch.Tensor | None:
-        """Logits [B, V] of a batch of one-token rows that all want them; None if no recording fits.
+        """Hidden states [B, hidden_size] of a batch of one-token rows that all want logits; None if
+        no recording fits.
 
         ``plan`` is what the attention backend made of the batch. *Mutates* the static inputs and
         the KV tensors. The result is valid until the next replay. *Cost*: a dozen small copies and

@@ -147,14 +147,18 @@ def assemble_runner(config: EngineConfig, model: CausalLM, *, progress: bool = T
         info,
         max_in_flight=IN_FLIGHT_ON_A_GPU if device.type == "cuda" else 1,
     )
-    longest = num_pages * config.page_size
-    runner.warm_up(min(WARM_UP_TOKENS[device.type], longest, model.max_model_len))
+    longest = min(num_pages * config.page_size, model.max_model_len)
+    num_warm_up = min(WARM_UP_TOKENS[device.type], longest)
+    runner.warm_up(num_warm_up)
     if device.type == "cuda" and config.cuda_graphs:
         if isinstance(attention, GraphAttention):
             max_rows = limits.max_running
             runner.record_graphs(
                 attention, CudaRecorder(device), graph_sizes(max_rows), progress=progress
             )
+            # Recording has given torch's spare host memory back; the first request should not be
+            # the one to ask for it anew.
+            runner.warm_up(num_warm_up)
         else:
             logger.info("no decode graphs: attention %r has none", attention.name)
     logger.info(

@@ -21,8 +21,10 @@ import numpy as np
 import torch
 
 from radixserve.attention.base import AttentionBackend, ForwardBatch, GraphAttention
+from radixserve.cache.prefix_cache import PageCopy
 from radixserve.config import BatchLimits
 from radixserve.device.transfer import Fetch, Transfer
+from radixserve.ids import PageId
 from radixserve.model.causal_lm import CausalLM
 from radixserve.model.ops import LayerOps
 from radixserve.request import Request
@@ -123,19 +125,26 @@ class ModelRunner:
         return self.launch(plan).wait()
 
     def warm_up(self, num_tokens: int) -> None:
-        """Run a prompt of ``num_tokens`` and a decode step, so that the first request finds
-        libraries loaded and kernels built.
+        """Do what steps do, once: a prompt of ``num_tokens``, a decode step whose input the device
+        knows, a copy of a page, sampling. So the first request finds libraries loaded and kernels
+        built.
 
         *Mutates* the first pages: to be called before any page is in use.
         """
         num_pages = -(-num_tokens // self._kv.page_size)
         token_ids = np.zeros(num_tokens, dtype=np.int32)
         pages = np.arange(num_pages, dtype=np.int32)
+        sampled = torch.zeros(1, dtype=torch.int64, device=self._model.device)
         with torch.inference_mode():
             for start in (0, num_tokens - 1):
-                row = BatchRow(token_ids, start, num_tokens - start, pages, wants_logits=True)
-                logits = self._forward(self._batches.build([row]).batch)
+                count, pending = num_tokens - start, 0 if start else None
+                row = BatchRow(token_ids, start, count, pages, wants_logits=True, pending=pending)
+                built = self._batches.build([row])
+                built.fill_in(sampled)
+                logits = self._forward(built.batch)
             self._sampler.warm_up(logits)
+            if self._kv.num_pages > 1:
+                self._kv.copy_pages([PageCopy(PageId(0), PageId(1))])
 
     def record_graphs(
         self,
@@ -158,7 +167,7 @@ class ModelRunner:
         )
 
         def forward(batch: ForwardBatch, plan: Any) -> torch.Tensor:
-            return self._model.forward_planned(batch, self._kv.layers, attention, self._ops, plan)
+            return self._model.hidden(batch, self._kv.layers, attention, self._ops, plan)
 
         with torch.inference_mode():
             graphs.record(forward, recorder, sizes, progress=progress)
@@ -167,11 +176,10 @@ class ModelRunner:
     def _forward(self, batch: ForwardBatch) -> torch.Tensor:
         """Logits [S, V] of a batch, by a recording if there is one for it."""
         plan = self._attention.plan(batch)
-        if self._graphs is not None:
-            logits = self._graphs.run(batch, plan)
-            if logits is not None:
-                return logits
-        return self._model.forward_planned(batch, self._kv.layers, self._attention, self._ops, plan)
+        hidden = self._graphs.run(batch, plan) if self._graphs is not None else None
+        if hidden is None:
+            hidden = self._model.hidden(batch, self._kv.layers, self._attention, self._ops, plan)
+        return self._model.logits(hidden)
 
     def _batch_row(self, row: PlannedRow) -> BatchRow:
         request = row.request

@@ -118,9 +118,11 @@ def _largest_step(
         rows.append(BatchRow(token_ids, 0, count, pages, wants_logits=True))
         remaining -= count
     batch = BatchBuilder(page_size, transfer).build(rows).batch
-    params = SamplingParams(temperature=1.0, top_p=0.9, logprobs=20).resolve(
-        SamplingDefaults(), max_tokens=1, seed=0
-    )
+    choices = [_Choice() for _ in rows]
+    # With penalties, whose counts the sampler keeps room for from now on.
+    params = SamplingParams(
+        temperature=1.0, top_p=0.9, logprobs=20, repetition_penalty=1.1
+    ).resolve(SamplingDefaults(), max_tokens=1, seed=0)
     with torch.inference_mode():
         logits = model.forward(batch, [(keys, values)] * config.num_layers, attention, ops)
         sampler.launch(
@@ -135,8 +137,12 @@ def _largest_step(
                     output_ids=token_ids[:0],
                     pending=None,
                     banned_ids=(),
-                    choice=None,
+                    choice=choice,
                 )
-                for number, row in enumerate(rows)
+                for number, (row, choice) in enumerate(zip(rows, choices, strict=True))
             ],
         ).wait()
+
+
+class _Choice:
+    """Whose history the sampler counts: alive until the step has run."""

@@ -65,7 +65,8 @@ class Rig:
         return BatchBuilder(PAGE_SIZE, self.transfer).build(rows).batch
 
     def eager(self, batch: ForwardBatch, kv: KVTensors) -> torch.Tensor:
-        return self.model.forward(batch, kv, self.attention, self.ops)
+        plan = self.attention.plan(batch)
+        return self.model.hidden(batch, kv, self.attention, self.ops, plan)
 
     def record(self, kv: KVTensors, sizes: list[int], recorder: Recorder) -> DecodeGraphs:
         graphs = DecodeGraphs(
@@ -76,9 +77,7 @@ class Rig:
             device=DEVICE,
         )
         graphs.record(
-            lambda batch, plan: self.model.forward_planned(
-                batch, kv, self.attention, self.ops, plan
-            ),
+            lambda batch, plan: self.model.hidden(batch, kv, self.attention, self.ops, plan),
             recorder,
             sizes,
             progress=False,
@@ -98,10 +97,10 @@ def test_a_recording_is_the_step(model: CausalLM) -> None:
         for (keys, values), layer in zip(kv, rig.before, strict=True):
             keys.copy_(layer[0])
             values.copy_(layer[1])
-        logits = graphs.run(batch, rig.attention.plan(batch))
-        assert logits is not None
+        hidden = graphs.run(batch, rig.attention.plan(batch))
+        assert hidden is not None
         # Another number of rows may be another matrix product, which adds up in another order.
-        torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(hidden, expected, rtol=1e-4, atol=1e-4)
         # Padding has stored nothing: every page is as the plain step leaves it.
         for ours, theirs in zip(kv, expected_kv, strict=True):
             torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
@@ -138,9 +137,9 @@ def test_a_cuda_graph_is_the_step(model: CausalLM) -> None:
             keys.copy_(layer[0])
             values.copy_(layer[1])
         expected = rig.eager(batch, rig.kv())
-        logits = graphs.run(batch, rig.attention.plan(batch))
-        assert logits is not None
-        torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
+        hidden = graphs.run(batch, rig.attention.plan(batch))
+        assert hidden is not None
+        torch.testing.assert_close(hidden, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_sizes_end_with_what_is_asked_for() -> None:
