@@ -1,6 +1,10 @@
 """The GPU path on a real device: proven first, then measured. One command, no network.
 
-    python bench/gpu_suite.py --list
+    python bench/gpu_suite.py
+
+runs every part, in about 27 minutes (``--list`` says which, and what each takes). On a machine that
+limits what a command may take, the same in four calls of at most eight minutes:
+
     python bench/gpu_suite.py --only tests
     python bench/gpu_suite.py --only ceilings,kernels,layers
     python bench/gpu_suite.py --only engine:qwen3-8b,engine:llama-3.1-8b,engine:qwen3-0.6b
@@ -56,15 +60,20 @@ def main() -> int:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n", maxsplit=1)[0])
-    parser.add_argument("--only", metavar="PART[,PART]", help="run these parts (default: all)")
+    parser.add_argument(
+        "--only", metavar="PART[,PART]", help="run these parts (default: all, in about "
+        f"{parts.ALL_MINUTES:g} minutes; --list says how to run them in calls of at most eight)"
+    )  # fmt: skip
     parser.add_argument("--list", action="store_true", help="say which parts there are")
     parser.add_argument(
         "--out", type=Path, default=None, help="JSON file to write, or to add to (default: "
         "bench/results/gpu_suite.json; of a dry run: a temporary file)"
     )  # fmt: skip
     parser.add_argument(
-        "--minutes", type=float, default=None, help="budget of the call (default: 7.5; dry run: 30)"
-    )
+        "--minutes", type=float, default=None, help="budget of the call, divided among its parts "
+        f"(default: {parts.ALL_MINUTES:g} for all parts, {parts.CALL_MINUTES:g} with --only; dry "
+        "run: 30)"
+    )  # fmt: skip
     parser.add_argument(
         "--dry-run", action="store_true", help="on the CPU, tiny, kernels interpreted"
     )
@@ -77,7 +86,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--budget-s", type=float, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.minutes is None:
-        arguments.minutes = 30.0 if arguments.dry_run else 7.5
+        budget = parts.ALL_MINUTES if arguments.only is None else parts.CALL_MINUTES
+        arguments.minutes = 30.0 if arguments.dry_run else budget
     if arguments.out is None:
         # Times that mean nothing do not belong beside measured ones.
         dry = Path(tempfile.gettempdir()) / "radixserve-gpu-suite-dry-run.json"
@@ -89,7 +99,8 @@ def _print_list() -> None:
     print("| part | minutes, about | what it does |\n|---|---|---|")
     for part in parts.PARTS:
         print(f"| {part.name} | {part.minutes:g} | {part.says} |")
-    print("\nIn calls of at most eight minutes:")
+    print(f"\nAll of them, in about {parts.ALL_MINUTES:g} minutes:\n    python bench/gpu_suite.py")
+    print("\nThe same in calls of at most eight minutes:")
     for names in parts.CALLS:
         print(f"    python bench/gpu_suite.py --only {','.join(names)}")
 
@@ -101,6 +112,7 @@ def _run_all(
     deadline_s = time.perf_counter() + 60 * arguments.minutes
     if arguments.dry_run:
         print("DRY RUN: on the CPU, kernels interpreted; its times mean nothing", flush=True)
+    print(f"{len(chosen)} parts in at most about {arguments.minutes:g} minutes", flush=True)
     document = earlier or {"bench": "gpu_suite", "parts": {}}
     for number, part in enumerate(tqdm(chosen, desc="parts")):
         left_s = max(1.0, deadline_s - time.perf_counter())

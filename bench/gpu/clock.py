@@ -107,12 +107,15 @@ class CudaClock:
                 for call in calls:
                     call()
 
+        stream = torch.cuda.current_stream(self._device)
         try:
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph):
                 run()
         except Exception:
-            # Whatever a library raises when it is recorded.
+            # Whatever a library raises when it is recorded. A capture that fails to end leaves its
+            # own stream current.
+            torch.cuda.set_stream(stream)
             self.wait()
             return run, "stream"
         return graph.replay, "graph"

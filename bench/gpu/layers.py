@@ -44,7 +44,7 @@ def run(bench: Bench) -> None:
     copy_rate = copy_bytes_per_s(bench)
     bench.results["copy_bytes_per_s"] = copy_rate
     jobs: Jobs = []
-    for collect in (_norms, _activations, _stores, _page_copies, _penalties, _samples):
+    for collect in COLLECTORS:
         try:
             jobs += collect(bench)
         except Exception:
@@ -341,6 +341,7 @@ def _penalties(bench: Bench) -> Jobs:
 
 
 def _samples(bench: Bench) -> Jobs:
+    """The slow way first, where top-k or top-p keep so many that one program takes six passes."""
     # A file of its own: the rows' parameters, and torch's sorting way to do it.
     from gpu.sampling_data import SampleData  # noqa: PLC0415
     from radixserve_kernels.sample import cases  # noqa: PLC0415
@@ -362,3 +363,7 @@ def _samples(bench: Bench) -> Jobs:
 
     chosen = _chosen(bench, cases.BENCH_CASES, cases.TEST_CASES)
     return [(f"sample {case.name}", partial(make, case, f"sample {case.name}")) for case in chosen]
+
+
+COLLECTORS = (_samples, _norms, _activations, _stores, _page_copies, _penalties)
+"""What is least sure of its speed comes first."""

@@ -37,6 +37,12 @@ PARTS: Sequence[Part] = (
     Part("peers", "peers", 5.5, "output tokens/s beside transformers' continuous batching"),
 )
 
+CALL_MINUTES = 7.5
+"""The budget of a call that names its parts: for machines that limit what a command may take."""
+
+ALL_MINUTES = 27.0
+"""The budget of a call that runs every part."""
+
 CALLS: Sequence[Sequence[str]] = (
     ("tests",),
     ("ceilings", "kernels", "layers"),

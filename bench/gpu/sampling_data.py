@@ -8,6 +8,9 @@ import torch
 from radixserve_kernels.sample.kernel import sample_tokens
 from radixserve_kernels.sample.reference import kept_reference, sample_reference
 
+NEAR = 1e-5
+"""Of the whole weight: what float32 exponentials, and so where the cut falls, may move a border."""
+
 
 class SampleData:
     """Random logits and the same parameters for every row of a case."""
@@ -67,29 +70,34 @@ class SampleData:
         return place if order is None else order.gather(-1, place)
 
     def check(self) -> tuple[bool, str]:
-        """The reference's tokens, row by row. A draw may differ where the last bit of a float32
-        exponential decides; then the token must be one that the parameters keep."""
+        """The reference's tokens, row by row. A draw may differ where the rounding of float32
+        exponentials decides: then the token is kept, too, and lies beside the place drawn."""
         token_ids, is_sound = self.run()
-        expected, sound = sample_reference(
-            self.logits, *(tensor.cpu() for tensor in self._arguments())
-        )
+        logits, *rest = (tensor.cpu() for tensor in (self.logits, *self._arguments()))
+        expected, sound = sample_reference(logits, *rest)
         got = token_ids.cpu()
         different = (got != expected).nonzero().flatten().tolist()
-        kept = all(self._keeps(row, int(got[row])) for row in different)
-        allowed = 0 if self._case.temperature == 0 else max(1, self._case.rows // 50)
-        green = len(different) <= allowed and kept and torch.equal(is_sound.cpu(), sound)
+        is_greedy = self._case.temperature == 0
+        wrong = [row for row in different if is_greedy or not self._is_near(row, int(got[row]))]
         detail = f"{self._case.rows - len(different)} of {self._case.rows} tokens equal"
-        return green, detail + ("" if kept else ", A TOKEN THAT WAS CUT OFF")
+        if different:
+            detail += f", {len(different) - len(wrong)} beside it"
+        return not wrong and torch.equal(is_sound.cpu(), sound), detail
 
-    def _keeps(self, row: int, token_id: int) -> bool:
-        _, is_kept = kept_reference(
+    def _is_near(self, row: int, token_id: int) -> bool:
+        """Whether the row's place in the sum of weights is the token's, but for rounding."""
+        weights, is_kept = kept_reference(
             self.logits[row].float().cpu(),
             self._case.temperature,
             int(self._top_k[row]),
             float(self._top_p[row]),
             float(self._min_p[row]),
         )
-        return bool(is_kept[token_id])
+        until = (weights * is_kept).cumsum(0)
+        place, slack = float(self._uniforms[row] * until[-1]), NEAR * float(until[-1])
+        before = float(until[token_id] - weights[token_id])
+        is_beside = before - slack <= place <= float(until[token_id]) + slack
+        return bool(is_kept[token_id]) and is_beside
 
     def _arguments(self) -> tuple[torch.Tensor, ...]:
         return (

@@ -59,7 +59,7 @@ TARGETS: tuple[Target, ...] = (
     ),
     Target(
         4,
-        "Qwen3-8B, batch 64: the GPU's idle share",
+        "Qwen3-8B, batch 64: the GPU's idle share between decode steps",
         "engine:qwen3-8b",
         ("target_idle_share",),
         0.03,

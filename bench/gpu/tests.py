@@ -36,6 +36,8 @@ ENGINE_FILES = (
 """Of ``tests/engine``, those that run a whole model; one that is not there is left out."""
 
 AT_A_TIME = 4
+"""Files that share the device. Their engines say how many pages they want: an engine that takes
+what is free would leave the others nothing, and its file would have to run alone."""
 
 
 def run(bench: Bench) -> None:

@@ -4,6 +4,8 @@ The Triton backend is imported only where it is asked for, so that radixserve ru
 have no triton.
 """
 
+from collections.abc import Callable
+
 import torch
 
 from radixserve.attention.base import AttentionBackend, AttentionShape
@@ -15,14 +17,21 @@ from radixserve.errors import ConfigError
 
 NAMES = ("auto", "torch", "triton", "varlen")
 
+MakeAttention = Callable[[Transfer], AttentionBackend]
+
 
 def make_attention(name: str, shape: AttentionShape, transfer: Transfer) -> AttentionBackend:
-    """The backend ``name`` for the transfer's device.
+    """The backend ``name`` for the transfer's device: see ``find_attention``."""
+    return find_attention(name, shape, transfer.device)(transfer)
+
+
+def find_attention(name: str, shape: AttentionShape, device: torch.device) -> MakeAttention:
+    """How to make the backend ``name`` for a device; asking costs none of the device's memory.
 
     "auto" is the best there is: "torch" on a CPU, "triton" on a CUDA GPU. *Raises* ``ConfigError``
-    if the name, the device, the shape or this installation does not allow it.
+    if the name, the device, the shape or this installation does not allow it. (A backend may know
+    head sizes that do not fit it, and raise the same when it is made.)
     """
-    device = transfer.device
     if name not in NAMES:
         raise ConfigError(f"attention must be one of {', '.join(NAMES)}; got {name!r}")
     if shape.num_heads % shape.num_kv_heads != 0:
@@ -34,14 +43,15 @@ def make_attention(name: str, shape: AttentionShape, transfer: Transfer) -> Atte
     if name == "auto":
         name = "torch" if device.type == "cpu" else "triton"
     if name == "torch":
-        return TorchAttention(shape) if device.type == "cpu" else GatherAttention(shape)
+        plain = TorchAttention if device.type == "cpu" else GatherAttention
+        return lambda _: plain(shape)
     if name == "varlen":
-        return VarlenAttention(shape, device)
-    return _triton_attention(shape, transfer)
+        varlen = VarlenAttention(shape, device)
+        return lambda _: varlen
+    return _find_triton(shape, device)
 
 
-def _triton_attention(shape: AttentionShape, transfer: Transfer) -> AttentionBackend:
-    device: torch.device = transfer.device
+def _find_triton(shape: AttentionShape, device: torch.device) -> MakeAttention:
     try:
         from radixserve.attention.triton_backend import TritonAttention  # noqa: PLC0415
         from radixserve_kernels import target  # noqa: PLC0415
@@ -58,4 +68,4 @@ def _triton_attention(shape: AttentionShape, transfer: Transfer) -> AttentionBac
         raise ConfigError(
             f"attention 'triton' does not run on device {device.type!r} in this process; {remedy}"
         )
-    return TritonAttention(shape, transfer)
+    return lambda transfer: TritonAttention(shape, transfer)

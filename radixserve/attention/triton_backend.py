@@ -9,6 +9,9 @@ Decode steps can be captured in CUDA graphs: a static plan has tensors of fixed 
 and its launches read from the device how much of them counts. A step of several waves runs without
 a graph.
 
+A step's first layer is checked; the others, whose tensors are like it in all but their contents,
+are launched without asking again, since that would take the host longer than a launch.
+
 Knows no page and no request. Imports triton, so the registry imports it only where it is asked for.
 """
 
@@ -22,10 +25,12 @@ from radixserve.device.transfer import Transfer
 from radixserve.errors import ConfigError
 from radixserve_kernels.paged_attention.launch import (
     DeviceWork,
-    head_parts,
+    PreparedAttention,
+    check_attention,
+    launch_attention,
     new_partials,
-    paged_attention,
     partial_bytes,
+    prepare_attention,
 )
 from radixserve_kernels.paged_attention.work import (
     ITEM_FIELDS,
@@ -41,7 +46,7 @@ ROOM_BYTES = 256 << 20
 128 (64 splits of 16.1 KiB each)."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class TritonPlan:
     """One step's work on the device."""
 
@@ -51,6 +56,8 @@ class TritonPlan:
     """A static plan's result, [max_rows, num_heads, head_dim]. Rows of padding, which no item has,
     hold what an earlier step or nobody left: numbers at any rate, so that nothing overflows on the
     way through the rest of the model."""
+    prepared: PreparedAttention | None = None
+    """How it is launched, once the first layer has passed the checks."""
 
 
 class TritonAttention:
@@ -59,23 +66,22 @@ class TritonAttention:
     name = "triton"
 
     def __init__(self, shape: AttentionShape, transfer: Transfer) -> None:
-        """*Raises* ``ConfigError`` for head sizes and groups that the kernels do not know.
+        """*Raises* ``ConfigError`` for head sizes and groups that the kernels do not know, and for
+        GPUs whose shared memory is too small for them.
         *Cost*: reserves ``ROOM_BYTES`` on the device."""
+        self._shape = shape
+        self._transfer = transfer
         try:
-            head_parts(shape.head_dim)
+            for dtype in (torch.bfloat16, torch.float32):
+                self._prepared(dtype)
             self._tiles = tile_shape(shape.num_heads // shape.num_kv_heads)
         except ValueError as error:
             raise ConfigError(
                 f"attention 'triton' does not fit this model: {error}; use attention 'torch'"
             ) from error
-        self._num_heads = shape.num_heads
-        self._head_dim = shape.head_dim
-        self._scale = shape.scale
-        self._transfer = transfer
-        self._num_slots = max(
-            MAX_ROW_PARTIALS, ROOM_BYTES // partial_bytes(self._num_heads, self._head_dim)
-        )
-        self._room = new_partials(self._num_slots, self._num_heads, self._head_dim, transfer.device)
+        num_heads, head_dim = shape.num_heads, shape.head_dim
+        self._num_slots = max(MAX_ROW_PARTIALS, ROOM_BYTES // partial_bytes(num_heads, head_dim))
+        self._room = new_partials(self._num_slots, num_heads, head_dim, transfer.device)
 
     def plan(self, batch: ForwardBatch) -> TritonPlan:
         """Cut the step into items. *Cost*: some 100 microseconds of the host, and one copy."""
@@ -106,11 +112,32 @@ class TritonAttention:
         batch: ForwardBatch,
         plan: TritonPlan,
     ) -> torch.Tensor:
-        """See ``AttentionBackend.forward``. *Cost*: at most three launches a wave."""
+        """See ``AttentionBackend.forward``. *Mutates* ``plan``: it remembers the checks.
+        *Raises* ``ValueError`` for a first layer's tensors that do not fit.
+        *Cost*: at most three launches a wave."""
         out = torch.empty_like(query) if plan.out is None else plan.out[: len(query)]
+        if plan.prepared is None:
+            for work in plan.waves:
+                check_attention(query, keys, values, batch.page_table, work, out)
+            shape = self._shape
+            assert keys.shape[1:] == (shape.page_size, shape.num_kv_heads, shape.head_dim)
+            assert query.shape[1] == shape.num_heads
+            plan.prepared = self._prepared(query.dtype)
         for work in plan.waves:
-            paged_attention(query, keys, values, batch.page_table, work, scale=self._scale, out=out)
-        return out.view(len(query), self._num_heads * self._head_dim)
+            launch_attention(plan.prepared, query, keys, values, batch.page_table, work, out)
+        return out.flatten(1)
+
+    def _prepared(self, dtype: torch.dtype) -> PreparedAttention:
+        shape = self._shape
+        return prepare_attention(
+            shape.num_heads,
+            shape.num_kv_heads,
+            shape.head_dim,
+            shape.page_size,
+            dtype,
+            self._transfer.device,
+            scale=shape.scale,
+        )
 
     def static_plan(self, max_rows: int, dtype: torch.dtype) -> TritonPlan:
         """See ``GraphAttention.static_plan``."""
@@ -129,7 +156,7 @@ class TritonAttention:
             partials=self._room[0],
             partial_lse=self._room[1],
         )
-        shape = (max_rows, self._num_heads, self._head_dim)
+        shape = (max_rows, self._shape.num_heads, self._shape.head_dim)
         return TritonPlan((work,), torch.zeros(shape, dtype=dtype, device=device))
 
     def load_plan(self, static: TritonPlan, plan: TritonPlan) -> bool:

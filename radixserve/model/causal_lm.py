@@ -58,14 +58,7 @@ class CausalLM:
 
     def attention_shape(self, page_size: int) -> AttentionShape:
         """What an attention backend for this model has to be made for."""
-        config = self.config
-        return AttentionShape(
-            num_heads=config.num_heads,
-            num_kv_heads=config.num_kv_heads,
-            head_dim=config.head_dim,
-            scale=config.head_dim**-0.5,
-            page_size=page_size,
-        )
+        return attention_shape(self.config, page_size)
 
     def forward(
         self, batch: ForwardBatch, kv: KVTensors, attention: AttentionBackend, ops: LayerOps
@@ -104,6 +97,17 @@ class CausalLM:
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """The last product, from ``hidden``'s result: [S, vocab_size]."""
         return self._lm_head(hidden)
+
+
+def attention_shape(config: ModelConfig, page_size: int) -> AttentionShape:
+    """What an attention backend for such a model has to be made for."""
+    return AttentionShape(
+        num_heads=config.num_heads,
+        num_kv_heads=config.num_kv_heads,
+        head_dim=config.head_dim,
+        scale=config.head_dim**-0.5,
+        page_size=page_size,
+    )
 
 
 def _layer(config: ModelConfig, weights: Mapping[str, torch.Tensor], index: int) -> DecoderLayer:

@@ -6,13 +6,13 @@ from pathlib import Path
 import torch
 
 from radixserve.attention.base import GraphAttention
-from radixserve.attention.registry import make_attention
+from radixserve.attention.registry import find_attention, make_attention
 from radixserve.config import EngineConfig
 from radixserve.device.choose import resolve_device, resolve_dtype
 from radixserve.device.transfer import make_transfer
 from radixserve.errors import ConfigError
 from radixserve.memory import DEFAULT_SHARE, available_bytes, pages_for
-from radixserve.model.causal_lm import CausalLM
+from radixserve.model.causal_lm import CausalLM, attention_shape
 from radixserve.model.config import ModelConfig
 from radixserve.model.layout import count_parameters, weight_bytes
 from radixserve.model.loading import load_model
@@ -48,6 +48,9 @@ def make_runner(
         torch.set_num_threads(config.num_threads)
     device = resolve_device(config.device)
     dtype = resolve_dtype(config.dtype, device)
+    # What cannot be is refused before the weights are read.
+    config.batch_limits(device.type)
+    find_attention(config.attention, attention_shape(model_config, config.page_size), device)
     try:
         model = load_model(
             directory,
@@ -60,7 +63,7 @@ def make_runner(
     except torch.OutOfMemoryError as error:
         gib = weight_bytes(model_config, dtype.itemsize) / 2**30
         raise ConfigError(
-            f"the weights ({gib:.2f} GiB in {config.dtype}) do not fit on {device}: {error}; "
+            f"the weights ({gib:.2f} GiB in {dtype}) do not fit on {device}: {error}; "
             "free its memory, or choose a smaller model"
         ) from error
     return assemble_runner(config, model, progress=progress)
@@ -73,7 +76,9 @@ def assemble_runner(config: EngineConfig, model: CausalLM, *, progress: bool = T
     """
     device, model_config = model.device, model.config
     transfer = make_transfer(device)
-    attention = make_attention(config.attention, model.attention_shape(config.page_size), transfer)
+    attention = make_attention(
+        config.attention, attention_shape(model_config, config.page_size), transfer
+    )
     use_kernels = device.type == "cuda" or attention.name == "triton"
     ops = make_ops(use_kernels=use_kernels)
     sampler = Sampler(model_config.vocab_size, transfer, use_kernel=use_kernels)

@@ -1,7 +1,8 @@
 """Choosing tokens by kernels, queued on the device without ever waiting for it.
 
 Three launches choose the tokens of all rows, greedy or drawn, truncated or not (``sample``). Only
-if some row has penalties, bias or bans, the logits of all rows are adjusted first.
+if some row has penalties, bias or bans, the logits of all rows are adjusted first, and tokens
+chosen from them, a slice of rows after the other.
 """
 
 from collections.abc import Sequence
@@ -15,6 +16,9 @@ from radixserve.sampling.kernel_penalties import KernelPenalties
 from radixserve.sampling.noise import uniform
 from radixserve.sampling.row import SampleRow, changes_logits
 from radixserve_kernels.sample.kernel import sample_tokens
+
+MAX_ADJUSTED_LOGITS = 1 << 24
+"""Logits that are adjusted at a time: bounds their float32 copy to 64 MiB (at least one row)."""
 
 
 class KernelChooser:
@@ -31,12 +35,25 @@ class KernelChooser:
         """As ``Chooser``. ``logits``: fp16, bf16 or fp32.
 
         *Cost*: one packed copy to the device and the kernels' own. In a step in which some row
-        changes its logits also ``KernelPenalties.adjust``, and 4 bytes per logit until it is over.
+        changes its logits, these for every slice of ``MAX_ADJUSTED_LOGITS``; also
+        ``KernelPenalties.adjust``, and 4 bytes per logit of one slice.
         """
-        logits_rows = [row.logits_row for row in rows]
-        if any(changes_logits(row) for row in rows):
-            logits = self.penalties.adjust(logits, rows, previous)
-            logits_rows = list(range(len(rows)))
+        if not any(changes_logits(row) for row in rows):
+            return self._choose(logits, [row.logits_row for row in rows], rows)
+        self.penalties.tally_pool.make_room(rows)
+        step = max(1, MAX_ADJUSTED_LOGITS // self._vocab_size)
+        parts = []
+        for first in range(0, len(rows), step):
+            some = rows[first : first + step]
+            # The adjusted logits get no name, which would keep them while the next are made.
+            parts.append(
+                self._choose(self.penalties.adjust(logits, some, previous), range(len(some)), some)
+            )
+        return Chosen(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
+
+    def _choose(
+        self, logits: torch.Tensor, logits_rows: Sequence[int], rows: Sequence[SampleRow]
+    ) -> Chosen:
         params = [row.params for row in rows]
         temperatures = [p.temperature and max(p.temperature, COLDEST) for p in params]
         top_k = [min(p.top_k or self._vocab_size, self._vocab_size) for p in params]

@@ -1,7 +1,9 @@
 """Changes to single logits on the device: penalties, then bias, then bans.
 
-The meaning is that of ``penalties.py``. The logits of all rows are written anew in float32, with
-penalties applied, in one pass; biases and bans are two indexed operations.
+The meaning is that of ``penalties.py``. The rows' logits are written anew in float32, with
+penalties applied, in one pass; biases and bans are two indexed operations. A step may choose many
+times more tokens than it has rows of logits (before its requests fork): ``KernelChooser`` adjusts
+as many at a time as ``MAX_ADJUSTED_LOGITS`` allows.
 """
 
 from collections.abc import Sequence

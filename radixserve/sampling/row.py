@@ -14,7 +14,7 @@ class SampleRow:
     logits_row: int
     """Which row of the logits; several choices may share one."""
     params: SamplingParams
-    """Resolved: no field that sampling reads is None."""
+    """Resolved: no field that sampling reads is None. The same for all rows of a choice."""
     seed: int
     """Of this choice."""
     position: int
@@ -35,9 +35,12 @@ class SampleRow:
 def has_penalties(row: SampleRow) -> bool:
     """Whether what is in the prompt or the answer changes this row's logits."""
     params = row.params
-    return bool(
-        params.repetition_penalty != 1.0 or params.presence_penalty or params.frequency_penalty
-    )
+    return bool(counts_prompt(row) or params.presence_penalty or params.frequency_penalty)
+
+
+def counts_prompt(row: SampleRow) -> bool:
+    """Whether what is in the prompt changes this row's logits."""
+    return row.params.repetition_penalty != 1.0
 
 
 def changes_logits(row: SampleRow) -> bool:

@@ -28,23 +28,25 @@ from radixserve.sampling.params import SamplingDefaults, SamplingParams
 from radixserve.sampling.row import SampleRow
 from radixserve.types import SampledToken
 
+_NOTHING = -1
+"""Fetched in place of the token id of a row that had nothing to choose from."""
+
 
 class Sampler:
     """Chooses tokens."""
 
-    def __init__(self, vocab_size: int, transfer: Transfer, use_kernel: bool | None = None) -> None:
-        """``use_kernel``: whether kernels choose. ``None``: on a GPU they do, which needs Triton;
-        on a CPU they run under Triton's interpreter only, and slowly."""
+    def __init__(self, vocab_size: int, transfer: Transfer, *, use_kernel: bool) -> None:
+        """``use_kernel``: whether kernels choose, which needs Triton. On a GPU they must; on a CPU
+        they run under Triton's interpreter only, and slowly."""
         self._transfer = transfer
-        is_host = transfer.device.type == "cpu"
         self._chooser: Chooser
-        if use_kernel or (use_kernel is None and not is_host):
+        if use_kernel:
             # Imported here: where there is no GPU there need be no Triton.
             from radixserve.sampling.kernel_chooser import KernelChooser  # noqa: PLC0415
 
             self._chooser = KernelChooser(vocab_size, transfer)
         else:
-            assert is_host, "without kernels tokens are chosen on the host"
+            assert transfer.device.type == "cpu", "without kernels tokens are chosen on the host"
             self._chooser = HostChooser(vocab_size)
 
     def launch(
@@ -67,7 +69,9 @@ class Sampler:
             logprobs: tuple[torch.Tensor, ...] = ()
             if numbers:
                 logprobs = launch_logprobs(logits, token_ids, rows, numbers, self._transfer)
-            fetch = self._transfer.fetch(token_ids, is_sound, *logprobs)
+            # One tensor to fetch where two would be two copies.
+            told_ids = torch.where(is_sound, token_ids, _NOTHING)
+            fetch = self._transfer.fetch(told_ids, *logprobs)
         counts = [rows[number].params.logprobs or 0 for number in numbers]
         return Samples(token_ids, fetch, numbers, counts)
 
@@ -121,7 +125,7 @@ class Samples:
         An entry is None where there was nothing to choose from: the row's processed logits hold a
         NaN or plus infinity (a broken model), or no token was left. Other rows are unaffected.
         """
-        ids, is_sound, *logprobs = self._fetch.wait()
+        ids, *logprobs = self._fetch.wait()
         token_ids = ids.tolist()
         sampled = [SampledToken(token_id) for token_id in token_ids]
         if self._numbers:
@@ -129,7 +133,4 @@ class Samples:
             entries = told(LogprobTensors(*logprobs), chosen, self._counts)
             for number, entry in zip(self._numbers, entries, strict=True):
                 sampled[number] = SampledToken(token_ids[number], entry)
-        return [
-            token if sound else None
-            for token, sound in zip(sampled, is_sound.tolist(), strict=True)
-        ]
+        return [None if token.token_id == _NOTHING else token for token in sampled]

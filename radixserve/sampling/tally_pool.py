@@ -1,9 +1,10 @@
 """What choices with penalties have seen, counted on the device: for the kernels.
 
 One row of a pool per choice, one number per token of the vocabulary, its *tally*: 1 if it is in the
-prompt, plus 2 for every time it is in the answer. Each launch adds the tokens that are new: known
-ones go up with the launch's other arrays, pending ones are taken from the ids that the previous
-launch sampled, on the device. So a step's cost does not grow with the history.
+prompt, plus 2 for every time it is in the answer. The prompt is looked at only where it counts, for
+the repetition penalty. Each launch adds the tokens that are new: known ones go up with the launch's
+other arrays, pending ones are taken from the ids that the previous launch sampled, on the device.
+So a step's cost does not grow with the history.
 
 A row of the pool is its choice's from the first launch with penalties until the choice is gone;
 whoever has it next finds it cleared, since the device works in the order of launches.
@@ -22,7 +23,7 @@ import numpy.typing as npt
 import torch
 
 from radixserve.sampling.history import news_of
-from radixserve.sampling.row import SampleRow, has_penalties
+from radixserve.sampling.row import SampleRow, counts_prompt, has_penalties
 
 FIRST_SLOTS = 8
 """How many choices the pool has room for when it is first needed."""
@@ -63,6 +64,13 @@ class TallyPool:
         """Choices that are kept."""
         return len(self._counted)
 
+    def make_room(self, rows: Sequence[SampleRow]) -> None:
+        """Give every new choice its slot, so that the pool grows once for all rows of a step, in
+        however many slices they are counted."""
+        for row in rows:
+            if has_penalties(row) and row.choice not in self._counted:
+                self._new(row.choice)
+
     def collect(self, rows: Sequence[SampleRow]) -> TallyNews:
         """What is new in the rows' histories. To be followed by ``apply``, in the same order."""
         slots = np.full(len(rows), -1, dtype=np.int32)
@@ -80,7 +88,8 @@ class TallyPool:
             news = news_of(row, counted.num_counted)
             if news.starts_over:
                 cleared.append(counted.slot)
-                prompts.append(row.prompt_ids + np.int64(start))
+                if counts_prompt(row):
+                    prompts.append(row.prompt_ids + np.int64(start))
             answers.append(news.output_ids + np.int64(start))
             if news.pending is not None:
                 pending_start.append(start)

@@ -87,9 +87,13 @@ def _draw_among(
     is_kept[:, 0] = True
     # The sum over the k best is only known if they are all here.
     has_whole = ((top_k <= count) | (top_k >= vocab_size)).squeeze(-1)
-    ids, order = ids.sort(dim=-1)
-    drawn = draw_from_candidates((weights * is_kept).gather(1, order), uniforms)
     is_settled = has_whole & (is_kept.sum(dim=-1) <= num_certain)
+    weights = weights * is_kept
+    if count == vocab_size:
+        # Back into the order of ids, which all are here.
+        return draw_from_candidates(weights.scatter(1, ids, weights), uniforms), is_settled
+    ids, order = ids.sort(dim=-1)
+    drawn = draw_from_candidates(weights.gather(1, order), uniforms)
     return ids.gather(1, drawn.unsqueeze(-1)).squeeze(-1), is_settled
 
 

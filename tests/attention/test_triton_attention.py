@@ -62,6 +62,19 @@ def test_a_mixed_step_means_what_the_reference_means() -> None:
         torch.testing.assert_close(case.attend(attention, plan), case.expected())
 
 
+def test_the_first_layer_of_a_step_is_checked() -> None:
+    attention = make()
+    case = DeviceCase([(3, 1)])
+    plan = attention.plan(case.batch)
+    wrong = case.keys[..., :16]
+    for _try in range(2):
+        with pytest.raises(ValueError, match="keys: expected shape"):
+            attention.forward(case.query, wrong, case.values, case.batch, plan)
+    assert plan.prepared is None
+    case.attend(attention, plan)
+    assert plan.prepared is not None
+
+
 def test_a_step_that_exceeds_the_room_is_attended_in_waves(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -180,6 +193,7 @@ def test_the_registry_knows_the_best_for_every_device(monkeypatch: pytest.Monkey
     assert isinstance(make_attention("torch", SHAPE, host), TorchAttention)
     assert isinstance(make_attention("torch", SHAPE, gpu), GatherAttention)
     monkeypatch.setattr(triton_backend, "new_partials", lambda *_: ())
+    monkeypatch.setattr(triton_backend, "prepare_attention", lambda *_, **__: None)
     monkeypatch.setattr(target, "INTERPRETED", True)
     assert isinstance(make_attention("triton", SHAPE, host), TritonAttention)
     monkeypatch.setattr(target, "INTERPRETED", False)

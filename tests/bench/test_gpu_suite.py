@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,19 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpu import figures, parts, results, shapes, targets
+import gpu_suite
+from gpu import figures, layers, parts, results, shapes, targets
 from gpu.bench import Bench
+from gpu.clock import CudaClock
 from gpu.cores import Answer
 from gpu.engine_gate import Noise, gate_graphs
-from gpu.idle import device_intervals, middle
+from gpu.idle import Activity, device_activities, middle, replays_as_one
+from gpu.sampling_data import SampleData
 from gpu.tests import counts
 from radixserve.model.config import ModelConfig
 from radixserve.model.layout import count_parameters
+from radixserve_kernels.sample.cases import BENCH_CASES, SampleCase
+from radixserve_kernels.sample.reference import kept_reference
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -106,6 +112,28 @@ def test_the_calls_run_every_part_once_within_eight_minutes() -> None:
     assert sorted(named) == sorted(part.name for part in parts.PARTS)
     minutes = {part.name: part.minutes for part in parts.PARTS}
     assert all(sum(minutes[name] for name in call) <= 8 for call in parts.CALLS)
+    assert sum(minutes.values()) <= parts.ALL_MINUTES
+    assert all(sum(minutes[name] for name in call) <= parts.CALL_MINUTES for call in parts.CALLS), (
+        "no part of a call starves"
+    )
+    in_full = parts.budgets(parts.find(None), 60 * parts.ALL_MINUTES)
+    assert all(in_full[part.name] >= 60 * part.minutes for part in parts.PARTS)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "minutes"),
+    [
+        ([], parts.ALL_MINUTES),
+        (["--only", "tests"], parts.CALL_MINUTES),
+        (["--minutes", "3"], 3.0),
+        (["--dry-run"], 30.0),
+    ],
+)
+def test_a_call_has_the_time_its_parts_take(
+    arguments: list[str], minutes: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["gpu_suite.py", *arguments])
+    assert gpu_suite._arguments().minutes == minutes
 
 
 def test_a_budget_is_divided_by_cost() -> None:
@@ -145,16 +173,101 @@ def test_idle_time_is_what_no_kernel_covers() -> None:
 
 def test_a_trace_gives_what_ran_on_the_device() -> None:
     events = [
-        {"ph": "X", "cat": "kernel", "ts": 10, "dur": 5},
+        {"ph": "X", "cat": "kernel", "ts": 10, "dur": 5, "args": {"correlation": 7}},
         {"ph": "X", "cat": "gpu_memcpy", "ts": "20.5", "dur": 1},
         {"ph": "X", "cat": "cuda_runtime", "ts": 0, "dur": 100},
         {"ph": "X", "cat": "gpu_user_annotation", "ts": 0, "dur": 100},
         {"ph": "i", "cat": "kernel", "ts": 12},
         {"ph": "X", "cat": "kernel", "ts": 110, "dur": 0.5},
     ]
-    found = device_intervals({"traceEvents": events})
-    assert found == [(10.0, 15.0), (20.5, 21.5), (110.0, 110.5)]
-    assert middle(found, 0.1, 0.9) == [(20.5, 21.5)]
+    found = device_activities({"traceEvents": events})
+    assert found == [
+        Activity(10.0, 15.0, 7),
+        Activity(20.5, 21.5, None),
+        Activity(110.0, 110.5, None),
+    ]
+    assert middle([(one.begin, one.end) for one in found], 0.1, 0.9) == [(20.5, 21.5)]
+
+
+def test_idle_time_between_steps_leaves_out_the_gaps_within_a_replay() -> None:
+    """Two replays (calls 1 and 4) with gaps of 10 within; between them 20, of which 8 are used."""
+    activities = [
+        Activity(0.0, 40.0, 1),
+        Activity(50.0, 60.0, 1),
+        Activity(65.0, 70.0, 2),
+        Activity(71.0, 74.0, None),
+        Activity(80.0, 90.0, 4),
+        Activity(100.0, 112.0, 4),
+    ]
+    steps = replays_as_one(activities)
+    assert steps == [(0.0, 60.0), (65.0, 70.0), (71.0, 74.0), (80.0, 112.0)]
+    between = figures.idle_time(steps)
+    assert (between.window_us, between.idle_us) == (112.0, 12.0)
+    assert figures.idle_time([(one.begin, one.end) for one in activities]).idle_us == 32.0
+    with pytest.raises(RuntimeError, match="no replay"):
+        replays_as_one(activities[2:4])
+
+
+def test_a_failed_recording_gives_the_stream_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As torch does: its context, when the capture does not end well, leaves its stream current."""
+    streams = ["the stream"]
+
+    class Capture:
+        def __init__(self, graph: object) -> None:
+            del graph
+
+        def __enter__(self) -> None:
+            streams.append("the capture's")
+
+        def __exit__(self, *error: object) -> None:
+            raise RuntimeError("the capture was invalidated")
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", object)
+    monkeypatch.setattr(torch.cuda, "graph", Capture)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: streams[-1])
+    monkeypatch.setattr(torch.cuda, "set_stream", streams.append)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
+    ran = []
+    run, how = CudaClock(torch.device("cuda"))._record([lambda: ran.append(streams[-1])], 2)
+    run()
+    assert how == "stream"
+    assert ran == ["the capture's"] * 2 + ["the stream"] * 2
+
+
+def test_a_token_beside_the_drawn_one_is_right_and_others_are_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    case = SampleCase("", 2, 300, spread=1.0, top_p=0.95)
+    data = SampleData(case, torch.float32, torch.device("cpu"))
+    token_ids, is_sound = data.run()
+    assert data.check() == (True, "2 of 2 tokens equal")
+    other = torch.stack((token_ids[0], (token_ids[1] + 150) % 300))
+    monkeypatch.setattr(data, "run", lambda: (other, is_sound))
+    assert data.check() == (False, "1 of 2 tokens equal, 0 beside it")
+    # A place within rounding of a border: either of its two tokens.
+    until = data.logits[1].double().softmax(0).cumsum(0)
+    uniforms = data._uniforms.clone()
+    uniforms[1] = until[20] * (1 - 1e-7)
+    full = SampleData(SampleCase("", 2, 300, spread=1.0), torch.float32, torch.device("cpu"))
+    full._uniforms.copy_(uniforms)
+    drawn, _ = full.run()
+    assert int(drawn[1]) == 20
+    monkeypatch.setattr(full, "run", lambda: (torch.stack((drawn[0], drawn[1] + 1)), is_sound))
+    assert full.check() == (True, "1 of 2 tokens equal, 1 beside it")
+
+
+def test_the_bench_looks_first_at_the_slow_way_to_sample() -> None:
+    """More than the 64 blocks that top-p looks into first, and top-k of as many as blocks."""
+    first = BENCH_CASES[:3]
+    assert [case.rows for case in first] == [64, 256, 64]
+    for case in first:
+        data = SampleData(replace(case, rows=1), torch.float32, torch.device("cpu"))
+        _, is_kept = kept_reference(
+            data.logits[0], case.temperature, case.top_k or case.vocab_size, case.top_p, case.min_p
+        )
+        assert case.temperature == 1.0
+        assert int(is_kept.sum()) >= case.vocab_size // 256
+    assert layers.COLLECTORS[0].__name__ == "_samples"
 
 
 def test_first_difference() -> None:

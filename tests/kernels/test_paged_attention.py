@@ -16,8 +16,9 @@ from radixserve_kernels.paged_attention.cases import (
     Inputs,
     make_inputs,
 )
-from radixserve_kernels.paged_attention.launch import DeviceWork, head_parts, paged_attention
+from radixserve_kernels.paged_attention.launch import DeviceWork, paged_attention
 from radixserve_kernels.paged_attention.reference import paged_attention_reference
+from radixserve_kernels.paged_attention.tuning import head_parts
 from tests.kernels.judging import DEVICE, assert_as_close_as_torch, assert_same_bits
 
 

@@ -6,6 +6,7 @@ import torch
 from radixserve_kernels.penalize.cases import TEST_CASES, PenalizeCase
 from radixserve_kernels.penalize.kernel import penalize
 from radixserve_kernels.penalize.reference import penalize_reference
+from tests.kernels.placing import on_device
 
 
 def arguments(case: PenalizeCase, dtype: torch.dtype) -> list[torch.Tensor]:
@@ -36,11 +37,11 @@ def arguments(case: PenalizeCase, dtype: torch.dtype) -> list[torch.Tensor]:
 @pytest.mark.parametrize("case", TEST_CASES, ids=lambda case: case.name)
 def test_cases(case: PenalizeCase, dtype: torch.dtype) -> None:
     given = arguments(case, dtype)
-    before = [tensor.clone() for tensor in given]
-    out = penalize(*given)
+    there = [on_device(tensor) for tensor in given]
+    out = penalize(*there).cpu()
     torch.testing.assert_close(out, penalize_reference(*given), rtol=1e-6, atol=1e-6)
     assert torch.equal(out[case.penalized :], given[0][given[1][case.penalized :]].float())
-    assert all(torch.equal(*pair) for pair in zip(given, before, strict=True))
+    assert all(torch.equal(now.cpu(), then) for now, then in zip(there, given, strict=True))
 
 
 def test_the_formula_by_hand() -> None:
@@ -48,17 +49,15 @@ def test_the_formula_by_hand() -> None:
     tallies = torch.tensor([[0, 1, 2, 5, 3]], dtype=torch.int32)
     penalties = torch.tensor([[4.0], [0.5], [0.25]])
     zero = torch.zeros(1, dtype=torch.int32)
-    for out in (
-        penalize(logits, zero, tallies, zero, penalties),
-        penalize_reference(logits, zero, tallies, zero, penalties),
-    ):
+    given = (logits, zero, tallies, zero, penalties)
+    for out in (penalize(*(on_device(tensor) for tensor in given)), penalize_reference(*given)):
         assert out.tolist() == [[2.0, -8.0, 0.5 - 0.75, -8.0 - 1.0, -torch.inf]]
 
 
 def test_no_rows() -> None:
     given = arguments(TEST_CASES[1], torch.float32)
     rows = [given[0], given[1][:0], given[2], given[3][:0], given[4][:, :0].contiguous()]
-    assert penalize(*rows).shape == (0, TEST_CASES[1].vocab_size)
+    assert penalize(*(on_device(tensor) for tensor in rows)).shape == (0, TEST_CASES[1].vocab_size)
 
 
 @pytest.mark.parametrize(
@@ -75,4 +74,4 @@ def test_wrong_arguments_are_named(place: int, wrong: torch.Tensor, message: str
     given = arguments(TEST_CASES[2], torch.float32)
     given[place] = wrong
     with pytest.raises(ValueError, match=message):
-        penalize(*given)
+        penalize(*(on_device(tensor) for tensor in given))

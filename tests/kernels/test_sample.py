@@ -1,4 +1,9 @@
-"""Sampling by kernels, against the same by sorting."""
+"""Sampling by kernels, against the same by sorting.
+
+Arguments are made on the host, where the reference sorts; the kernels get copies on the device. On
+a GPU a kernel compiles anew for a tiling, a dtype, and a vocabulary that is 1, a multiple of 16 or
+neither: sizes here are of few such kinds.
+"""
 
 import numpy as np
 import pytest
@@ -9,6 +14,7 @@ from hypothesis import strategies as st
 from radixserve_kernels.sample.cases import TEST_CASES, SampleCase
 from radixserve_kernels.sample.kernel import DEFAULT_TILING, Tiling, sample_tokens
 from radixserve_kernels.sample.reference import sample_reference
+from tests.kernels.placing import on_device
 
 SMALL = Tiling(block=16, grid_blocks=4, tile_blocks=4, first_blocks=2, candidates=16)
 """Cuts a few hundred tokens as the default cuts a whole vocabulary: every way is gone."""
@@ -33,9 +39,17 @@ def arguments(case: SampleCase, seed: int = 0, dtype: torch.dtype = torch.float3
     ]
 
 
+def sample(
+    *given: torch.Tensor, tiling: Tiling = DEFAULT_TILING
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The kernels' token ids and verdicts, on the host."""
+    token_ids, is_sound = sample_tokens(*(on_device(tensor) for tensor in given), tiling=tiling)
+    return token_ids.cpu(), is_sound.cpu()
+
+
 def check(given: Arguments, tiling: Tiling = DEFAULT_TILING) -> None:
     """The token is the reference's, or one that it gives a hair's breadth to the side."""
-    token_ids, is_sound = sample_tokens(*given, tiling=tiling)
+    token_ids, is_sound = sample(*given, tiling=tiling)
     expected, expected_sound = sample_reference(*given)
     assert torch.equal(is_sound, expected_sound)
     for row in (token_ids != expected).nonzero()[:, 0].tolist():
@@ -53,7 +67,7 @@ def check(given: Arguments, tiling: Tiling = DEFAULT_TILING) -> None:
     [
         pytest.param(case, DTYPES[(number + shift) % 3], id=f"{case.name} {shift}")
         for number, case in enumerate(TEST_CASES)
-        for shift in (0, 1)
+        for shift in ((0, 1) if case.vocab_size > 1 else (0,))
     ],
 )
 def test_cases(case: SampleCase, dtype: torch.dtype) -> None:
@@ -123,12 +137,12 @@ def test_every_rows_parameters_are_its_own() -> None:
     for part, start in zip(parts, starts[:-1].tolist(), strict=True):
         part[1] = part[1] + start
     rest = [torch.cat([part[n][:1] for part in parts]) for n in range(1, 7)]
-    together, _ = sample_tokens(logits, *rest)
+    together, _ = sample(logits, *rest)
     order = torch.arange(len(together)).flip(0)
-    turned, _ = sample_tokens(logits, *(tensor[order] for tensor in rest))
+    turned, _ = sample(logits, *(tensor[order] for tensor in rest))
     assert torch.equal(turned[order], together)
     for row in range(0, len(together), 3):
-        alone, _ = sample_tokens(logits, *(tensor[row : row + 1] for tensor in rest))
+        alone, _ = sample(logits, *(tensor[row : row + 1] for tensor in rest))
         assert alone[0] == together[row]
     check([logits, *rest])
 
@@ -142,7 +156,7 @@ def test_of_equals_the_lowest_ids_are_kept(top_k: int, top_p: float, tiling: Til
     rest = arguments(case)
     rest[0] = torch.full_like(rest[0], -3.0)
     rest[6] = (torch.arange(count, dtype=torch.float64) + 0.5) / count
-    token_ids, is_sound = sample_tokens(*rest, tiling=tiling)
+    token_ids, is_sound = sample(*rest, tiling=tiling)
     kept = round((top_k or vocab_size) * top_p)
     if top_k == 199:
         kept = 180
@@ -156,17 +170,17 @@ def test_broken_rows_are_marked_and_disturb_nobody() -> None:
     given = arguments(case)
     given[1] = torch.arange(6, dtype=torch.int32)
     given[2][:3] = 0.0
-    expected, _ = sample_tokens(*given)
+    expected, _ = sample(*given)
     logits = given[0]
     logits[0, 599], logits[1, 3], logits[4] = torch.nan, torch.inf, -torch.inf
-    token_ids, is_sound = sample_tokens(*given)
+    token_ids, is_sound = sample(*given)
     assert is_sound.tolist() == [False, False, True, True, False, True]
     assert token_ids[~is_sound].tolist() == [0, 0, 0]
     assert torch.equal(token_ids[is_sound], expected[is_sound])
     # Minus infinity is no broken logit.
     logits[2, :599] = -torch.inf
     logits[3, 1:] = -torch.inf
-    assert sample_tokens(*given)[0][2:4].tolist() == [599, 0]
+    assert sample(*given)[0][2:4].tolist() == [599, 0]
 
 
 @pytest.mark.parametrize("uniform", [2.0**-53, 0.5, 1 - 2.0**-53])
@@ -176,18 +190,18 @@ def test_the_ends_of_the_noise_draw_tokens_with_a_weight(uniform: float, top_k: 
     given[0][:] = -torch.inf
     given[0][:, [7, 210]] = 0.0
     given[6][:] = uniform
-    assert sample_tokens(*given)[0].tolist() == [7 if uniform < 0.5 else 210]
+    assert sample(*given)[0].tolist() == [7 if uniform < 0.5 else 210]
 
 
 def test_no_rows_and_strided_logits() -> None:
     case = SampleCase("", 3, 300, top_p=0.8)
     logits, *rest = arguments(case)
-    token_ids, is_sound = sample_tokens(logits, *(tensor[:0] for tensor in rest))
+    token_ids, is_sound = sample(logits, *(tensor[:0] for tensor in rest))
     assert token_ids.shape == is_sound.shape == (0,)
     wide = torch.full((len(logits), 333), torch.nan)
     wide[:, :300] = logits
-    expected, _ = sample_tokens(logits, *rest)
-    assert torch.equal(sample_tokens(wide[:, :300], *rest)[0], expected)
+    expected, _ = sample(logits, *rest)
+    assert torch.equal(sample(wide[:, :300], *rest)[0], expected)
 
 
 @pytest.mark.parametrize(
@@ -205,4 +219,4 @@ def test_wrong_arguments_are_named(place: int, wrong: torch.Tensor, message: str
     given = arguments(SampleCase("", 2, 50))
     given[place] = wrong
     with pytest.raises(ValueError, match=message):
-        sample_tokens(*given)
+        sample(*given)

@@ -13,7 +13,7 @@ from radixserve.model.ops import HeadShape, LayerOps, Norm
 from radixserve.model.rope import RopeTable
 from radixserve.model.rope_parameters import RopeParameters
 from radixserve.model.torch_ops import TorchOps
-from radixserve.model.triton_ops import TritonOps
+from radixserve.model.triton_ops import TableRotation, TritonOps
 from radixserve_kernels import target
 from tests.support.batches import DenseAttention, make_batch, make_kv
 from tests.support.checkpoints import make_checkpoint
@@ -92,12 +92,31 @@ def test_positions_choose_the_angles_of_the_models_own_table() -> None:
     found = []
     both: tuple[LayerOps, ...] = (TorchOps(), TritonOps())
     for ops in both:
+        rotation = ops.rotation(table, positions)
         pages = torch.zeros(2, 2, 4, 1, 16, device=DEVICE)
         keys, values = pages
-        query = ops.rotate_and_store(
-            qkv, shape, norm, ops.rotation(table, positions), keys, values, slots
-        )
+        query = ops.rotate_and_store(qkv, shape, norm, rotation, keys, values, slots)
+        # The next layer, which is not checked again.
+        again = ops.rotate_and_store(qkv, shape, norm, rotation, keys, values, slots)
+        assert torch.equal(again, query)
         found.append((query, pages))
     (expected_query, expected_pages), (query, pages) = found
     torch.testing.assert_close(query, expected_query, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(pages, expected_pages, rtol=1e-5, atol=1e-5)
+
+
+def test_the_first_layer_of_a_step_is_checked() -> None:
+    shape = HeadShape(num_heads=3, num_kv_heads=1, head_dim=16)
+    rotation = TableRotation(
+        torch.zeros(9, 16, device=DEVICE), torch.zeros(4, device=DEVICE).long()
+    )
+    keys, values = torch.zeros(2, 2, 4, 1, 16, device=DEVICE)
+    slots = torch.arange(4, device=DEVICE)
+    arguments = (shape, None, rotation, keys, values)
+    ops = TritonOps()
+    for _try in range(2):
+        with pytest.raises(ValueError, match=r"slots: expected shape \[4\], got \[3\]"):
+            ops.rotate_and_store(torch.zeros(4, 80, device=DEVICE), *arguments, slots[:3])
+    assert not rotation.is_checked
+    ops.rotate_and_store(torch.zeros(4, 80, device=DEVICE), *arguments, slots)
+    assert rotation.is_checked

@@ -15,6 +15,7 @@ from radixserve.errors import ConfigError
 from radixserve.ids import DEFAULT_NAMESPACE, PageArray, PageId, RequestId
 from radixserve.model.config import ModelConfig
 from radixserve.request import Request
+from radixserve.runner import make
 from radixserve.runner.make import make_runner
 from radixserve.runner.runner import ModelRunner
 from radixserve.sampling.noise import choice_seed
@@ -212,3 +213,18 @@ def test_bfloat16_runs_and_threads_are_set(checkpoint: Path) -> None:
 def test_a_cache_below_one_context_is_refused(checkpoint: Path) -> None:
     with pytest.raises(ConfigError, match=r"max_model_len \(4096\) tokens needs 1025"):
         runner_of(checkpoint, num_pages=None, kv_cache_gib=0.0001)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"max_running": 128, "max_batch_tokens": 64}, "max_batch_tokens .64. is smaller"),
+        ({"max_batch_tokens": 2**20, "attention": "varlen"}, "'varlen' runs on CUDA GPUs only"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_the_weights_are_read(
+    checkpoint: Path, settings: dict[str, Any], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(make, "load_model")
+    with pytest.raises(ConfigError, match=words):
+        runner_of(checkpoint, **settings)

@@ -1,4 +1,8 @@
-"""Rows to sample, and the plainest sampler that means the same."""
+"""Rows to sample, and the plainest sampler that means the same.
+
+Kernels choose on ``DEVICE``: a GPU, or the CPU under Triton's interpreter. The host chooses on the
+CPU.
+"""
 
 import math
 from collections.abc import Collection, Sequence
@@ -7,28 +11,35 @@ from typing import Any
 import numpy as np
 import torch
 
-from radixserve.device.transfer import HostTransfer
+from radixserve.device.transfer import make_transfer
 from radixserve.sampling.noise import uniform
 from radixserve.sampling.params import SamplingDefaults, SamplingParams
 from radixserve.sampling.row import SampleRow
 from radixserve.sampling.sampler import Sampler
 from radixserve.types import SampledToken
+from tests.kernels.judging import DEVICE
 
 
 class Choice:
     """The identity of a choice, which a test can drop."""
 
 
+def place_of(*, use_kernel: bool) -> torch.device:
+    """Where the logits of a sampler with or without kernels are."""
+    return DEVICE if use_kernel else torch.device("cpu")
+
+
 def make_sampler(vocab_size: int, *, use_kernel: bool = False) -> Sampler:
-    """With kernels: under Triton's interpreter."""
-    return Sampler(vocab_size, HostTransfer(), use_kernel)
+    transfer = make_transfer(place_of(use_kernel=use_kernel))
+    return Sampler(vocab_size, transfer, use_kernel=use_kernel)
 
 
 def sample(
     vocab_size: int, logits: torch.Tensor, rows: Sequence[SampleRow], *, use_kernel: bool = False
 ) -> list[SampledToken | None]:
     """One step of a sampler that has seen nothing."""
-    return make_sampler(vocab_size, use_kernel=use_kernel).launch(logits, rows).wait()
+    there = logits.to(place_of(use_kernel=use_kernel))
+    return make_sampler(vocab_size, use_kernel=use_kernel).launch(there, rows).wait()
 
 
 def make_row(

@@ -3,7 +3,8 @@
 import gc
 import random
 from collections.abc import Callable
-from typing import Any
+from dataclasses import replace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -11,12 +12,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from radixserve.device.transfer import HostTransfer
+from radixserve.device.transfer import HostTransfer, make_transfer
 from radixserve.sampling.kernel_penalties import KernelPenalties
 from radixserve.sampling.penalties import adjust_logits
 from radixserve.sampling.row import SampleRow
 from radixserve.sampling.seen_tokens import SeenTokens
-from tests.sampling.making import Choice, make_row, make_sampler
+from tests.kernels.judging import DEVICE
+from tests.sampling.making import Choice, make_row, make_sampler, place_of
 
 VOCAB = 40
 PENALTIES: dict[str, Any] = {
@@ -48,12 +50,13 @@ class Kernels:
     """Penalties by kernels."""
 
     def __init__(self) -> None:
-        self.penalties = KernelPenalties(VOCAB, HostTransfer())
+        self.penalties = KernelPenalties(VOCAB, make_transfer(DEVICE))
 
     def adjust(
         self, logits: torch.Tensor, rows: list[SampleRow], previous: torch.Tensor | None
     ) -> torch.Tensor:
-        return self.penalties.adjust(logits, rows, previous)
+        there = previous if previous is None else previous.to(DEVICE)
+        return self.penalties.adjust(logits.to(DEVICE), rows, there).cpu()
 
     def __len__(self) -> int:
         return len(self.penalties.tally_pool)
@@ -140,12 +143,13 @@ def test_the_pool_hands_rows_on_and_doubles() -> None:
     logits = torch.ones(9, VOCAB)
     pool = penalties.penalties.tally_pool
     sizes = []
+    nothing = torch.empty(0, dtype=torch.int64, device=DEVICE)
     for count in (1, 8, 9, 9, 2):
         rows = [make_row(n, output=[n, n], **PENALTIES) for n in range(count)]
         adjusted = penalties.adjust(logits, rows, None)
         assert adjusted.diagonal().tolist()[:count] == pytest.approx([1 / 1.5 - 1.25] * count)
         assert int((adjusted != 1).sum()) == count
-        sizes.append(len(pool.apply(None, *[torch.empty(0, dtype=torch.int64)] * 5)))
+        sizes.append(len(pool.apply(None, *[nothing] * 5)))
         del rows
         gc.collect()
     assert sizes == [8, 8, 16, 16, 16]
@@ -171,6 +175,49 @@ def test_many_new_tokens_at_once() -> None:
         row = make_row(prompt=[3], output=output[:known], choice=choice, **PENALTIES)
         adjusted = host.adjust(wide, [row], None)
         torch.testing.assert_close(adjusted[0], by_the_book(wide[0], [3], output[:known]))
+
+
+class Unreadable:
+    """A prompt that may not be looked at."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise AssertionError(f"somebody asked for its {name}")
+
+
+@both
+def test_prompts_are_read_for_the_repetition_penalty_only(make: type[Host | Kernels]) -> None:
+    logits = torch.linspace(-1, 1, VOCAB)[None]
+    params: dict[str, Any] = {"presence_penalty": 0.25, "frequency_penalty": 0.5}
+    row = replace(make_row(output=[3, 3], **params), prompt_ids=cast("Any", Unreadable()))
+    expected = logits.clone()
+    expected[0, 3] -= 0.25 + 2 * 0.5
+    torch.testing.assert_close(make().adjust(logits, [row], None), expected)
+
+
+def test_forks_share_what_was_found_in_their_prompt() -> None:
+    seen = SeenTokens()
+    rows = [make_row(prompt=[7, 0, 7], output=[n], repetition_penalty=2.0) for n in range(3)]
+    rows.append(make_row(prompt=[7, 0, 8], repetition_penalty=2.0))
+    prompts = [seen.up_to_date(row, None).prompt for row in rows]
+    assert prompts[0] is prompts[1] is prompts[2] is not prompts[3]
+    assert [prompt.tokens.tolist() for prompt in prompts[2:]] == [[0, 7], [0, 7, 8]]
+
+
+def test_a_prompt_does_not_keep_its_requests_buffer() -> None:
+    seen, buffer = SeenTokens(), np.arange(10, dtype=np.int32)
+    row = replace(make_row(repetition_penalty=2.0), prompt_ids=buffer[:4])
+    prompt = seen.up_to_date(row, None).prompt
+    buffer[:] = 0
+    assert prompt.is_of(np.arange(4, dtype=np.int32))
+
+
+def test_logits_beyond_all_bounds() -> None:
+    """Penalties on the host neither warn nor stop at them."""
+    logits = torch.tensor([[torch.nan, torch.inf, -torch.inf, 3e38, -3e38]]).repeat(1, VOCAB // 5)
+    row = make_row(prompt=[0, 1, 2], output=[3, 4], repetition_penalty=0.5, frequency_penalty=2.0)
+    adjusted = Host().adjust(logits, [row], None)[0, :5].tolist()
+    assert adjusted[0] != adjusted[0]
+    assert adjusted[1:] == [torch.inf, -torch.inf, torch.inf, pytest.approx(-1.5e38)]
 
 
 @both
@@ -212,6 +259,7 @@ def test_a_pending_token_counts_as_a_known_one(use_kernel: bool) -> None:
     """A chain of launches whose rows lack the newest token, against one whose rows know it."""
     generator = torch.Generator().manual_seed(2)
     steps = torch.randn(4, 3, VOCAB, generator=generator) * 2
+    steps = steps.to(place_of(use_kernel=use_kernel))
     late, prompt = [Choice() for _ in range(3)], [4, 5]
     sampler, told = (make_sampler(VOCAB, use_kernel=use_kernel) for _ in range(2))
     answers: list[list[int]] = [[] for _ in range(3)]

@@ -9,11 +9,14 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from radixserve.device.transfer import HostTransfer
+from radixserve.device.transfer import HostTransfer, make_transfer
+from radixserve.sampling import kernel_chooser
 from radixserve.sampling.host_chooser import HostChooser
 from radixserve.sampling.kernel_chooser import KernelChooser
 from radixserve.sampling.sampler import Sampler
-from tests.sampling.making import make_row, make_sampler, sample
+from radixserve.types import SampledToken
+from tests.kernels.judging import DEVICE
+from tests.sampling.making import make_row, make_sampler, place_of, sample
 
 VOCAB = 600
 
@@ -40,14 +43,21 @@ _FUNCTIONS = {
 _OPERATIONS = ("_local_scalar_dense", "nonzero", "masked_select", "equal.default", "_unique")
 
 
+def _concerns_the_device(args: Any) -> bool:
+    """Whether a tensor of the device is among the arguments. (Staging memory is the host's.)"""
+    flat = [part for arg in args for part in (arg if isinstance(arg, (list, tuple)) else [arg])]
+    return any(isinstance(x, torch.Tensor) and x.device.type == DEVICE.type for x in flat)
+
+
 class _NoFunctions(TorchFunctionMode):
-    """Refuses what reads a tensor on the host."""
+    """Refuses what reads a tensor of the device on the host."""
 
     def __torch_function__(
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         name = getattr(function, "__name__", "")
-        assert name not in _FUNCTIONS, f"{name} waits for the device"
+        waits = name in _FUNCTIONS and _concerns_the_device(args)
+        assert not waits, f"{name} waits for the device"
         return function(*args, **(kwargs or {}))
 
 
@@ -59,7 +69,8 @@ class _NoOperations(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self, operation: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         name = str(operation)
-        assert not any(word in name for word in _OPERATIONS), f"{name} waits for the device"
+        waits = any(word in name for word in _OPERATIONS) and _concerns_the_device(args)
+        assert not waits, f"{name} waits for the device"
         if name.startswith(("aten.index.", "aten.index_put")):
             masks = [index for index in args[1] if index is not None]
             assert not any(index.dtype == torch.bool for index in masks), "a mask waits"
@@ -70,24 +81,36 @@ def _no_operations() -> TorchDispatchMode:
     return _NoOperations()  # type: ignore[no-untyped-call]  # as above
 
 
-class CountingTransfer(HostTransfer):
-    """Counts the copies."""
+class CountingTransfer:
+    """Counts the copies to and from the kernels' device."""
+
+    device = DEVICE
 
     def __init__(self) -> None:
-        self.num_puts = self.num_fetches = 0
+        self._transfer = make_transfer(DEVICE)
+        self.num_puts = self.num_fetches = self.num_fetched_tensors = 0
 
     def put(self, *arrays: Any) -> tuple[torch.Tensor, ...]:
         self.num_puts += 1
-        return super().put(*arrays)
+        return self._transfer.put(*arrays)
 
     def fetch(self, *tensors: torch.Tensor) -> Any:
         self.num_fetches += 1
-        return super().fetch(*tensors)
+        self.num_fetched_tensors += len(tensors)
+        return self._transfer.fetch(*tensors)
 
 
-def logits_of(num_rows: int, *, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+def logits_of(
+    num_rows: int, *, dtype: torch.dtype = torch.float32, use_kernel: bool = True
+) -> torch.Tensor:
     generator = torch.Generator().manual_seed(5)
-    return (torch.randn(num_rows, VOCAB, generator=generator) * 3).to(dtype)
+    logits = (torch.randn(num_rows, VOCAB, generator=generator) * 3).to(dtype)
+    return logits.to(place_of(use_kernel=use_kernel))
+
+
+def sampled_before(*, use_kernel: bool = True) -> torch.Tensor:
+    """What the rows' ``pending`` index."""
+    return torch.tensor([4, 5], device=place_of(use_kernel=use_kernel))
 
 
 def mixed_rows(count: int, seed: int = 1) -> list[Any]:
@@ -114,10 +137,31 @@ def mixed_rows(count: int, seed: int = 1) -> list[Any]:
     ]
 
 
+def assert_alike(
+    found: list[SampledToken | None], expected: list[SampledToken | None], *, has_ties: bool = False
+) -> None:
+    """The same tokens; log-probabilities but for the rounding of torch's sums, which depends on the
+    device and on how many rows there are. Which of equal logits is named first is not defined."""
+    assert len(found) == len(expected)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert (ours is None) == (theirs is None)
+        if ours is None or theirs is None:
+            continue
+        assert ours.token_id == theirs.token_id
+        assert (ours.logprob is None) == (theirs.logprob is None)
+        if ours.logprob is None or theirs.logprob is None:
+            continue
+        assert ours.logprob.token_id == theirs.logprob.token_id
+        assert ours.logprob.logprob == pytest.approx(theirs.logprob.logprob, abs=1e-5)
+        top, expected_top = dict(ours.logprob.top), dict(theirs.logprob.top)
+        assert list(top.values()) == pytest.approx(list(expected_top.values()), abs=1e-5)
+        assert has_ties or list(top) == list(expected_top)
+
+
 def test_a_launch_never_waits() -> None:
     transfer = CountingTransfer()
     sampler = Sampler(VOCAB, transfer, use_kernel=True)
-    logits, previous = logits_of(7), torch.tensor([4, 5])
+    logits, previous = logits_of(7), sampled_before()
     logits[2] = torch.nan
     with _NoFunctions(), _no_operations():
         samples = sampler.launch(logits, mixed_rows(9), previous)
@@ -140,33 +184,35 @@ def test_a_launch_never_waits() -> None:
 )
 def test_the_guard_against_waiting_guards(wait: Callable[[torch.Tensor], object]) -> None:
     with pytest.raises(AssertionError, match="wait"), _NoFunctions(), _no_operations():
-        wait(torch.arange(3))
+        wait(torch.arange(3, device=DEVICE))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_tokens_are_the_cpus(dtype: torch.dtype) -> None:
     """No row stands so close to a border that rounding decides."""
-    logits, previous = logits_of(7, dtype=dtype), torch.tensor([4, 5])
-    before = logits.clone()
-    samples = [
-        make_sampler(VOCAB, use_kernel=use_kernel).launch(logits, mixed_rows(14), previous)
-        for use_kernel in (False, True)
-    ]
-    assert torch.equal(samples[1].token_ids, samples[0].token_ids)
-    assert samples[1].wait() == samples[0].wait()
-    assert torch.equal(logits, before)
+    samples = []
+    for use_kernel in (False, True):
+        logits = logits_of(7, dtype=dtype, use_kernel=use_kernel)
+        before = logits.clone()
+        sampler = make_sampler(VOCAB, use_kernel=use_kernel)
+        previous = sampled_before(use_kernel=use_kernel)
+        samples.append(sampler.launch(logits, mixed_rows(14), previous))
+        assert torch.equal(logits, before)
+    assert torch.equal(samples[1].token_ids.cpu(), samples[0].token_ids)
+    assert_alike(samples[1].wait(), samples[0].wait(), has_ties=dtype != torch.float32)
 
 
 def test_a_token_never_depends_on_its_company() -> None:
-    logits, previous, rows = logits_of(7), torch.tensor([4, 5]), mixed_rows(7)
+    logits, previous, rows = logits_of(7), sampled_before(), mixed_rows(7)
     sampler = make_sampler(VOCAB, use_kernel=True)
     together = sampler.launch(logits, rows, previous).wait()
-    assert [sampler.launch(logits, [row], previous).wait()[0] for row in rows] == together
+    alone = [sampler.launch(logits, [row], previous).wait()[0] for row in rows]
+    assert_alike(alone, together)
 
 
 @pytest.mark.parametrize("use_kernel", [False, True])
 def test_ids_are_valid_where_there_was_nothing_to_choose(use_kernel: bool) -> None:
-    logits = logits_of(4)
+    logits = logits_of(4, use_kernel=use_kernel)
     logits[0, 3], logits[1, 500], logits[2] = torch.inf, torch.nan, -torch.inf
     ways: tuple[dict[str, Any], ...] = (
         {"temperature": 0.0},
@@ -197,15 +243,85 @@ def test_no_rows() -> None:
     assert samples.token_ids.shape == (0,)
 
 
-def test_the_host_chooses_on_a_cpu_unless_told() -> None:
-    choosers = [Sampler(VOCAB, HostTransfer(), use)._chooser for use in (None, False, True)]
-    assert [type(chooser) for chooser in choosers] == [HostChooser, HostChooser, KernelChooser]
+def test_who_chooses() -> None:
+    choosers = [Sampler(VOCAB, HostTransfer(), use_kernel=use)._chooser for use in (False, True)]
+    assert [type(chooser) for chooser in choosers] == [HostChooser, KernelChooser]
+
+
+def test_a_plain_step_fetches_one_tensor() -> None:
+    transfer = CountingTransfer()
+    sampler, logits = Sampler(VOCAB, transfer, use_kernel=True), logits_of(2)
+    sampler.launch(logits, [make_row(n, temperature=0.0) for n in range(2)])
+    assert transfer.num_fetched_tensors == 1
+    sampler.launch(logits, [make_row(n, temperature=0.0, logprobs=1) for n in range(2)])
+    assert transfer.num_fetched_tensors == 1 + 4
+
+
+def largest_float_tensor(launch: Callable[[], object]) -> int:
+    """Elements of the largest float32 tensor that is made to be filled on the device."""
+    largest = 0
+
+    class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]  # as above
+        def __torch_dispatch__(
+            self, operation: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            nonlocal largest
+            made = operation(*args, **(kwargs or {}))
+            is_new = operation is torch.ops.aten.empty.memory_format
+            if is_new and made.dtype == torch.float32 and made.device.type == DEVICE.type:
+                largest = max(largest, made.numel())
+            return made
+
+    with Watch():  # type: ignore[no-untyped-call]  # as above
+        launch()
+    return largest
+
+
+def test_adjusting_takes_slices_of_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of several rows of logits and prompts about to fork: the same tokens, of bounded memory."""
+    logits, previous = logits_of(7), sampled_before()
+    rows = [row for row in mixed_rows(14) if row.params.logprobs is None] * 3
+    assert len(rows) > 9
+    whole = make_sampler(VOCAB, use_kernel=True).launch(logits, rows, previous).wait()
+    monkeypatch.setattr(kernel_chooser, "MAX_ADJUSTED_LOGITS", 4 * VOCAB + 9)
+    transfer = CountingTransfer()
+    sampler = Sampler(VOCAB, transfer, use_kernel=True)
+    found = []
+
+    def launch() -> None:
+        with _NoFunctions(), _no_operations():
+            found.append(sampler.launch(logits, rows, previous))
+
+    assert largest_float_tensor(launch) == 4 * VOCAB
+    assert found[0].wait() == whole
+    assert transfer.num_puts == 2 * -(-len(rows) // 4)
+    assert sampler.launch(logits, rows, previous).wait() == whole, "nothing was counted twice"
+
+
+def test_a_slice_is_a_row_at_least(monkeypatch: pytest.MonkeyPatch) -> None:
+    logits, previous, rows = logits_of(7), sampled_before(), mixed_rows(3)
+    whole = make_sampler(VOCAB, use_kernel=True).launch(logits, rows, previous).wait()
+    monkeypatch.setattr(kernel_chooser, "MAX_ADJUSTED_LOGITS", 1)
+    sliced = make_sampler(VOCAB, use_kernel=True).launch(logits, rows, previous).wait()
+    assert_alike(sliced, whole)
+
+
+def test_the_pool_grows_once_for_all_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernel_chooser, "MAX_ADJUSTED_LOGITS", 6 * VOCAB)
+    sampler = make_sampler(VOCAB, use_kernel=True)
+    rows = [make_row(n % 2, presence_penalty=1.0, output=[n]) for n in range(17)]
+    sampler.launch(logits_of(2), [*rows, make_row(logit_bias={1: 1.0})])
+    chooser = sampler._chooser
+    assert isinstance(chooser, KernelChooser)
+    nothing = torch.empty(0, dtype=torch.int64, device=DEVICE)
+    assert len(chooser.penalties.tally_pool.apply(None, *[nothing] * 5)) == 17
 
 
 @pytest.mark.parametrize("use_kernel", [False, True])
 def test_warming_up_leaves_nothing_behind(use_kernel: bool) -> None:
     sampler = make_sampler(VOCAB, use_kernel=use_kernel)
-    sampler.warm_up(logits_of(2))
+    logits = logits_of(2, use_kernel=use_kernel)
+    sampler.warm_up(logits)
     rows = [make_row(n, repetition_penalty=1.1, prompt=[3]) for n in range(2)]
-    expected = sample(VOCAB, logits_of(2), rows, use_kernel=use_kernel)
-    assert sampler.launch(logits_of(2), rows).wait() == expected
+    expected = sample(VOCAB, logits, rows, use_kernel=use_kernel)
+    assert sampler.launch(logits, rows).wait() == expected

@@ -6,11 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import RepetitionPenaltyLogitsProcessor
 
-from radixserve.device.transfer import HostTransfer
+from radixserve.device.transfer import make_transfer
 from radixserve.sampling.kernel_penalties import KernelPenalties
 from radixserve.sampling.penalties import adjust_logits
 from radixserve.sampling.row import SampleRow
 from radixserve.sampling.seen_tokens import SeenTokens
+from tests.kernels.judging import DEVICE
 from tests.sampling.making import make_row, sample
 
 VOCAB = 50
@@ -21,10 +22,10 @@ def adjusted(logits: torch.Tensor, *rows: SampleRow) -> torch.Tensor:
     """By the host, and by the kernels, which must say the same."""
     changed = logits.clone()
     adjust_logits(changed, rows, SeenTokens())
-    before = logits.clone()
-    by_kernels = KernelPenalties(logits.shape[1], HostTransfer())
-    torch.testing.assert_close(by_kernels.adjust(logits, rows, None), changed)
-    assert torch.equal(logits, before)
+    there = logits.to(DEVICE, copy=True)
+    by_kernels = KernelPenalties(logits.shape[1], make_transfer(DEVICE))
+    torch.testing.assert_close(by_kernels.adjust(there, rows, None).cpu(), changed)
+    assert torch.equal(there.cpu(), logits)
     return changed
 
 

@@ -19,6 +19,8 @@ depends on the model's shape only, so a token's result does not depend on its ba
 nothing, so it can be captured in a CUDA graph: padded rows carry slot -1 and any valid position.
 """
 
+from functools import cache
+
 import torch
 import triton
 import triton.language as tl
@@ -144,14 +146,31 @@ def kv_store(
     not checked.
     """
     _check(qkv, weight, angles, positions, keys, values, slots)
+    return launch_kv_store(qkv, weight, eps, angles, positions, keys, values, slots)
+
+
+def launch_kv_store(
+    qkv: torch.Tensor,
+    weight: torch.Tensor | None,
+    eps: float,
+    angles: torch.Tensor,
+    positions: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    slots: torch.Tensor,
+) -> torch.Tensor:
+    """``kv_store`` of tensors known to fit: nothing is checked. *Mutates* ``keys``, ``values``."""
     _, page_size, num_kv_heads, head_dim = keys.shape
-    num_tokens, num_all = qkv.shape[0], qkv.shape[1] // head_dim
+    num_tokens, width = qkv.shape
+    num_all = width // head_dim
     num_heads = num_all - 2 * num_kv_heads
-    query = torch.empty(num_tokens, num_heads, head_dim, dtype=qkv.dtype, device=qkv.device)
+    query = qkv.new_empty((num_tokens, num_heads, head_dim))
     if num_tokens == 0:
         return query
     block_heads, block_half, num_warps = blocks(num_all, head_dim)
-    kv_store_kernel[(num_tokens * triton.cdiv(num_all, block_heads),)](
+    keys_page_stride, keys_slot_stride, _, _ = keys.stride()
+    values_page_stride, values_slot_stride, _, _ = values.stride()
+    kv_store_kernel[(num_tokens * -(-num_all // block_heads),)](
         query,
         keys,
         values,
@@ -161,10 +180,10 @@ def kv_store(
         positions,
         slots,
         qkv.stride(0),
-        keys.stride(0),
-        keys.stride(1),
-        values.stride(0),
-        values.stride(1),
+        keys_page_stride,
+        keys_slot_stride,
+        values_page_stride,
+        values_slot_stride,
         eps,
         NUM_HEADS=num_heads,
         NUM_KV_HEADS=num_kv_heads,
@@ -179,6 +198,7 @@ def kv_store(
     return query
 
 
+@cache
 def blocks(num_all: int, head_dim: int) -> tuple[int, int, int]:
     """Heads a program, elements of half a head (padded), and warps a program."""
     block_half = int(triton.next_power_of_2(head_dim // 2))

@@ -1,6 +1,7 @@
-"""Paged attention in Triton: one kernel for chunks, decode rows and drafted tokens, one for merges.
+"""Paged attention in Triton: one kernel for chunks, decode rows and drafted tokens.
 
-A program takes one item (see ``work``) and one KV head at a time:
+A program takes one item (see ``work``) and one KV head at a time, or, where a tile is higher than
+its ``BLOCK_M``, one part of the tile:
 
     q  [BLOCK_M, D]   packed row r is token r // GROUP, query head kv_head * GROUP + r % GROUP
     k  [BLOCK_N, D]   a tile of the row's keys, found through its page table
@@ -12,7 +13,7 @@ and goes through the item's keys with a running maximum (online softmax, Milakov
     l = l d + sum p        acc = acc d + p v      at the end: out = acc / l
 
 An item that holds only some of its row's keys writes that quotient in float32, and its log-sum-exp
-``m + log2 l``, to a partial slot; the merge kernel weighs the partials by them (flash-decoding).
+``m + log2 l``, to a partial slot; ``merge`` weighs the partials by them (flash-decoding).
 
 Nothing is read but the row's own keys: masked loads yield 0, so a NaN in a stale slot stays there.
 Persistent programs step through as many items as ``counts`` in device memory says, so one captured
@@ -31,7 +32,6 @@ from radixserve_kernels.rounding.kernel import narrow
 from radixserve_kernels.target import INTERPRETED
 
 _ITEM_FIELDS = tl.constexpr(work.ITEM_FIELDS)
-_MERGE_FIELDS = tl.constexpr(work.MERGE_FIELDS)
 _WIDEN = tl.constexpr(INTERPRETED)
 _LOG2_E = tl.constexpr(1.4426950408889634)
 
@@ -164,20 +164,22 @@ def _attend_item(
     PAGE_SIZE: tl.constexpr,
     D_LOW: tl.constexpr,
     D_HIGH: tl.constexpr,
+    TILE_PARTS: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     HAS_SOFT_CAP: tl.constexpr,
     HAS_WINDOW: tl.constexpr,
 ):
-    """One item and one KV head; heads run fastest, since a key's heads are neighbours."""
+    """One part of an item, and one KV head. Parts run fastest, since they read the same keys; then
+    heads, since a key's heads are neighbours."""
     query, keys, values, page_table, items = pointers
     out, partials, partial_lse = results
     query_strides, kv_strides, table_stride, out_strides = strides
     query_token_stride, query_head_stride = query_strides
     page_stride, slot_stride, kv_head_stride = kv_strides
     out_token_stride, out_head_stride = out_strides
-    item = items + index // NUM_KV_HEADS * _ITEM_FIELDS
-    kv_head = index % NUM_KV_HEADS
+    item = items + index // (NUM_KV_HEADS * TILE_PARTS) * _ITEM_FIELDS
+    kv_head = index // TILE_PARTS % NUM_KV_HEADS
     row = tl.load(item).to(tl.int64)
     first_token = tl.load(item + 1).to(tl.int64)
     num_tokens = tl.load(item + 2)
@@ -187,6 +189,13 @@ def _attend_item(
     first_slot = tl.load(item + 6).to(tl.int64)
 
     packed = tl.arange(0, BLOCK_M)
+    if TILE_PARTS > 1:
+        first_row = index % TILE_PARTS * BLOCK_M
+        packed += first_row
+        # The keys that the part's last token sees; of a part without tokens, none.
+        num_seen = tl.minimum((first_row + BLOCK_M - 1) // GROUP + 1, num_tokens)
+        end_key = tl.minimum(end_key, first_position + num_seen)
+        end_key = tl.where(first_row < num_tokens * GROUP, end_key, first_key)
     tokens = packed // GROUP  # [BLOCK_M]
     heads = kv_head * GROUP + packed % GROUP
     is_row = tokens < num_tokens
@@ -294,12 +303,13 @@ def attention_kernel(
     PAGE_SIZE: tl.constexpr,
     D_LOW: tl.constexpr,
     D_HIGH: tl.constexpr,
+    TILE_PARTS: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     HAS_SOFT_CAP: tl.constexpr,
     HAS_WINDOW: tl.constexpr,
 ):
-    """Every item times every KV head."""
+    """Every item times every KV head times every part of a tile."""
     pointers = (query, keys, values, page_table, items)
     results = (out, partials, partial_lse)
     numbers = (scale, soft_cap, window)
@@ -310,7 +320,7 @@ def attention_kernel(
         (out_token_stride, out_head_stride),
     )
     first = tl.program_id(0)
-    num_jobs = tl.load(counts + COUNT_INDEX) * NUM_KV_HEADS
+    num_jobs = tl.load(counts + COUNT_INDEX) * (NUM_KV_HEADS * TILE_PARTS)
     # Two calls, not a loop that runs once: what a loop carries along costs 60 registers a thread.
     if PERSISTENT:
         for index in range(first, num_jobs, tl.num_programs(0)):
@@ -325,6 +335,7 @@ def attention_kernel(
                 PAGE_SIZE,
                 D_LOW,
                 D_HIGH,
+                TILE_PARTS,
                 BLOCK_M,
                 BLOCK_N,
                 HAS_SOFT_CAP,
@@ -342,58 +353,9 @@ def attention_kernel(
             PAGE_SIZE,
             D_LOW,
             D_HIGH,
+            TILE_PARTS,
             BLOCK_M,
             BLOCK_N,
             HAS_SOFT_CAP,
             HAS_WINDOW,
         )
-
-
-@triton.jit
-def merge_kernel(
-    # pointers
-    partials,
-    partial_lse,
-    merges,
-    counts,
-    out,
-    # strides
-    out_token_stride,
-    out_head_stride,
-    # constexpr
-    COUNT_INDEX: tl.constexpr,
-    NUM_HEADS: tl.constexpr,
-    HEAD_DIM: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    BLOCK_S: tl.constexpr,
-):
-    """Every merge times every head: ``sum_s 2^lse_s out_s / sum_s 2^lse_s``."""
-    dims = tl.arange(0, BLOCK_D)
-    num_jobs = tl.load(counts + COUNT_INDEX) * NUM_HEADS
-    for index in range(tl.program_id(0), num_jobs, tl.num_programs(0)):
-        merge = merges + index // NUM_HEADS * _MERGE_FIELDS
-        head = index % NUM_HEADS
-        token = tl.load(merge).to(tl.int64)
-        first_slot = tl.load(merge + 1).to(tl.int64)
-        num_partials = tl.load(merge + 2)
-        slot_step = tl.load(merge + 3)
-        acc = tl.zeros([BLOCK_D], tl.float32)
-        maximum = tl.full([], float("-inf"), tl.float32)
-        total = tl.zeros([], tl.float32)
-        for start in range(0, num_partials, BLOCK_S):
-            nth = start + tl.arange(0, BLOCK_S)
-            exists = nth < num_partials
-            spots = (first_slot + nth * slot_step) * NUM_HEADS + head  # [BLOCK_S]
-            lse = tl.load(partial_lse + spots, mask=exists, other=float("-inf"))
-            inside = exists[:, None] & (dims < HEAD_DIM)[None, :]
-            part = tl.load(partials + spots[:, None] * HEAD_DIM + dims[None, :], inside, other=0)
-            new_maximum = tl.maximum(maximum, tl.max(lse, 0))
-            # All splits so far may be hidden by the window; the last one never is.
-            pivot = tl.where(new_maximum == float("-inf"), 0.0, new_maximum)
-            weights = tl.exp2(lse - pivot)
-            decay = tl.exp2(maximum - pivot)
-            maximum = new_maximum
-            total = total * decay + tl.sum(weights, 0)
-            acc = acc * decay + tl.sum(weights[:, None] * part, 0)
-        to_out = out + token * out_token_stride + head * out_head_stride
-        tl.store(to_out + dims, narrow(acc / total, out.dtype.element_ty), mask=dims < HEAD_DIM)

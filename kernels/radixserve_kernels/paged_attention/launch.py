@@ -2,6 +2,10 @@
 
     plan_work (numpy) ──▶ DeviceWork (tensors) ──▶ paged_attention, once for every layer
 
+Whoever calls it for many layers alike can save the host's time: ``check_attention`` for one of
+them, ``prepare_attention`` once, and ``launch_attention``, which neither checks nor chooses, for
+all.
+
 Two launches of the attention kernel at most, for short and for tall tiles, and one that merges the
 partial results of split keys. Which of them is launched, and with what grid, follows from the
 shapes of the work's tensors, never from their contents: so a captured launch stays right when the
@@ -11,6 +15,8 @@ Source of the reference meaning: ``reference``.
 """
 
 from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
 import torch
 import triton
@@ -22,20 +28,19 @@ from radixserve_kernels.checks import (
     check_place,
     check_shape,
 )
-from radixserve_kernels.paged_attention.kernel import attention_kernel, merge_kernel
+from radixserve_kernels.paged_attention.kernel import attention_kernel
+from radixserve_kernels.paged_attention.merge import merge_kernel
 from radixserve_kernels.paged_attention.tuning import (
     MERGE_BLOCK,
+    MERGE_REGISTERS,
     MERGE_WARPS,
-    PROGRAMS_PER_PROCESSOR,
+    LaunchConfig,
+    head_parts,
     launch_config,
+    merge_programs,
 )
-from radixserve_kernels.paged_attention.work import (
-    ITEM_FIELDS,
-    MERGE_FIELDS,
-    TileShape,
-    tile_shape,
-)
-from radixserve_kernels.target import num_processors
+from radixserve_kernels.paged_attention.work import ITEM_FIELDS, MERGE_FIELDS, tile_shape
+from radixserve_kernels.target import processors
 
 SHORT, TALL, MERGE = 0, 1, 2
 """Indices into ``DeviceWork.counts``."""
@@ -78,20 +83,105 @@ def partial_bytes(num_heads: int, head_dim: int) -> int:
     return 4 * num_heads * (head_dim + 1)
 
 
-def head_parts(head_dim: int) -> tuple[int, int]:
-    """A head size as its largest power of two and the rest, itself a power of two or 0.
+@dataclass(frozen=True, slots=True)
+class PreparedAttention:
+    """All of a launch that neither layers nor steps change."""
 
-    *Raises* ``ValueError`` if it is no such sum of parts of at least 16, the least a tensor core
-    multiplies.
+    scale: float
+    soft_cap: float
+    window: int
+    num_heads: int
+    short_jobs: int
+    """Programs' jobs an item: its KV heads, times the parts of its tile."""
+    short_programs: int
+    """The most of a persistent grid."""
+    short_constants: dict[str, Any]
+    tall_jobs: int
+    tall_constants: dict[str, Any]
+    merge_programs: int
+    merge_constants: dict[str, Any]
+
+
+@cache
+def prepare_attention(
+    num_heads: int,
+    num_kv_heads: int,
+    head_dim: int,
+    page_size: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    *,
+    scale: float,
+    soft_cap: float | None = None,
+    window: int | None = None,
+    short_config: LaunchConfig | None = None,
+    tall_config: LaunchConfig | None = None,
+) -> PreparedAttention:
+    """Choose what the launches of a model have in common; see ``paged_attention``.
+
+    ``short_config``, ``tall_config``: instead of ``launch_config``'s choice.
+    *Raises* ``ValueError`` for numbers that the kernels do not know, and for a device that has not
+    the shared memory. *Cost*: a look-up, but for the first time.
     """
-    low = 1 << (head_dim.bit_length() - 1) if head_dim > 0 else 0
-    high = head_dim - low
-    if head_dim > 256 or low < 16 or (high != 0 and (high < 16 or high & (high - 1))):
-        raise ValueError(
-            "expected a head size up to 256 that is a power of two or a sum of two, each at least "
-            f"16 (such as 64, 80, 96, 128, 192, 256), got {head_dim}"
-        )
-    return low, high
+    if not scale > 0:
+        raise ValueError(f"expected a scale above 0, got {scale}")
+    if soft_cap is not None and not soft_cap > 0:
+        raise ValueError(f"expected a soft_cap above 0, got {soft_cap}")
+    if window is not None and window < 1:
+        raise ValueError(f"expected a window of at least 1 key, got {window}")
+    low, high = head_parts(head_dim)
+    tiles = tile_shape(num_heads // num_kv_heads)
+    device_has = processors(device)
+    is_plain = soft_cap is None and window is None
+
+    def constants(index: int, rows: int, config: LaunchConfig) -> dict[str, Any]:
+        block_m = min(rows, config.block_m)
+        return {
+            "COUNT_INDEX": index,
+            "PERSISTENT": index == SHORT,
+            "NUM_KV_HEADS": num_kv_heads,
+            "GROUP": tiles.group,
+            "PAGE_SIZE": page_size,
+            "D_LOW": low,
+            "D_HIGH": high,
+            "TILE_PARTS": rows // block_m,
+            "BLOCK_M": block_m,
+            "BLOCK_N": config.block_n,
+            "HAS_SOFT_CAP": soft_cap is not None,
+            "HAS_WINDOW": window is not None,
+            "num_warps": config.num_warps,
+            "num_stages": config.num_stages,
+            "maxnreg": config.register_limit(is_plain=is_plain),
+            "enable_fp_fusion": True,
+        }
+
+    element_bytes = dtype.itemsize
+    short = short_config or launch_config(head_dim, element_bytes, device_has, is_tall=False)
+    tall = tall_config or launch_config(head_dim, element_bytes, device_has, is_tall=True)
+    short_constants = constants(SHORT, tiles.short, short)
+    tall_constants = constants(TALL, tiles.tall, tall)
+    return PreparedAttention(
+        scale=scale,
+        soft_cap=soft_cap or 0.0,
+        window=window or 0,
+        num_heads=num_heads,
+        short_jobs=num_kv_heads * short_constants["TILE_PARTS"],
+        short_programs=short.num_programs(device_has, is_plain=is_plain),
+        short_constants=short_constants,
+        tall_jobs=num_kv_heads * tall_constants["TILE_PARTS"],
+        tall_constants=tall_constants,
+        merge_programs=merge_programs(device_has),
+        merge_constants={
+            "COUNT_INDEX": MERGE,
+            "NUM_HEADS": num_heads,
+            "HEAD_DIM": head_dim,
+            "BLOCK_D": triton.next_power_of_2(head_dim),
+            "BLOCK_S": MERGE_BLOCK,
+            "num_warps": MERGE_WARPS,
+            "maxnreg": MERGE_REGISTERS,
+            "enable_fp_fusion": True,
+        },
+    )
 
 
 def paged_attention(
@@ -105,6 +195,8 @@ def paged_attention(
     soft_cap: float | None = None,
     window: int | None = None,
     out: torch.Tensor | None = None,
+    short_config: LaunchConfig | None = None,
+    tall_config: LaunchConfig | None = None,
 ) -> torch.Tensor:
     """Causal, grouped-query attention of a ragged batch over paged keys: ``reference``'s meaning.
 
@@ -113,6 +205,7 @@ def paged_attention(
     or float32; all with a contiguous last dimension. ``work`` holds the step's lengths, cut for
     ``tile_shape(num_heads // num_kv_heads)``. ``soft_cap``: scaled scores become
     ``soft_cap * tanh(score / soft_cap)``. ``window``: a query sees that many keys, itself the last.
+    ``short_config``, ``tall_config``: launches to try, of ``tuning.launch_configs``.
 
     Returns [T, num_heads, head_dim]: ``out``, or a new tensor.
     *Mutates* ``out`` and ``work``'s partials. Tokens that no item holds are left as they are.
@@ -121,111 +214,100 @@ def paged_attention(
     """
     if out is None:
         out = torch.empty(query.shape, dtype=query.dtype, device=query.device)
-    _check_tensors(query, keys, values, page_table, out)
-    _check_work(work, query)
-    if not scale > 0:
-        raise ValueError(f"expected a scale above 0, got {scale}")
-    if soft_cap is not None and not soft_cap > 0:
-        raise ValueError(f"expected a soft_cap above 0, got {soft_cap}")
-    if window is not None and window < 1:
-        raise ValueError(f"expected a window of at least 1 key, got {window}")
-    num_heads, head_dim = query.shape[1:]
-    num_kv_heads = keys.shape[2]
-    tiles = tile_shape(num_heads // num_kv_heads)
-    programs = num_processors(query.device) * PROGRAMS_PER_PROCESSOR
-    for index, items in ((SHORT, work.short_items), (TALL, work.tall_items)):
-        if len(items) > 0:
-            _launch_attention(
+    check_attention(query, keys, values, page_table, work, out)
+    prepared = prepare_attention(
+        query.shape[1],
+        keys.shape[2],
+        query.shape[2],
+        keys.shape[1],
+        query.dtype,
+        query.device,
+        scale=scale,
+        soft_cap=soft_cap,
+        window=window,
+        short_config=short_config,
+        tall_config=tall_config,
+    )
+    launch_attention(prepared, query, keys, values, page_table, work, out)
+    return out
+
+
+def launch_attention(
+    prepared: PreparedAttention,
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    page_table: torch.Tensor,
+    work: DeviceWork,
+    out: torch.Tensor,
+) -> None:
+    """``paged_attention`` for tensors known to fit each other and ``prepared``: nothing is checked.
+
+    *Mutates* ``out`` and ``work``'s partials.
+    """
+    num_short, num_tall, num_merges = len(work.short_items), len(work.tall_items), len(work.merges)
+    out_token_stride, out_head_stride, _ = out.stride()
+    if num_short + num_tall > 0:
+        query_token_stride, query_head_stride, _ = query.stride()
+        page_stride, slot_stride, kv_head_stride, _ = keys.stride()
+        rest = (
+            work.counts,
+            out,
+            work.partials,
+            work.partial_lse,
+            prepared.scale,
+            prepared.soft_cap,
+            prepared.window,
+            query_token_stride,
+            query_head_stride,
+            page_stride,
+            slot_stride,
+            kv_head_stride,
+            page_table.stride(0),
+            out_token_stride,
+            out_head_stride,
+        )
+        if num_short > 0:
+            grid = (min(num_short * prepared.short_jobs, prepared.short_programs),)
+            attention_kernel[grid](
                 query,
                 keys,
                 values,
                 page_table,
-                items,
-                work,
-                out,
-                scale,
-                soft_cap,
-                window,
-                index,
-                tiles,
-                programs,
+                work.short_items,
+                *rest,
+                **prepared.short_constants,
             )
-    if len(work.merges) > 0:
-        merge_kernel[(min(len(work.merges) * num_heads, programs),)](
+        if num_tall > 0:
+            # A program each: the hardware balances them.
+            attention_kernel[(num_tall * prepared.tall_jobs,)](
+                query, keys, values, page_table, work.tall_items, *rest, **prepared.tall_constants
+            )
+    if num_merges > 0:
+        grid = (min(num_merges * prepared.num_heads, prepared.merge_programs),)
+        merge_kernel[grid](
             work.partials,
             work.partial_lse,
             work.merges,
             work.counts,
             out,
-            out.stride(0),
-            out.stride(1),
-            COUNT_INDEX=MERGE,
-            NUM_HEADS=num_heads,
-            HEAD_DIM=head_dim,
-            BLOCK_D=triton.next_power_of_2(head_dim),
-            BLOCK_S=MERGE_BLOCK,
-            num_warps=MERGE_WARPS,
-            enable_fp_fusion=True,
+            out_token_stride,
+            out_head_stride,
+            **prepared.merge_constants,
         )
-    return out
 
 
-def _launch_attention(
+def check_attention(
     query: torch.Tensor,
     keys: torch.Tensor,
     values: torch.Tensor,
     page_table: torch.Tensor,
-    items: torch.Tensor,
     work: DeviceWork,
     out: torch.Tensor,
-    scale: float,
-    soft_cap: float | None,
-    window: int | None,
-    index: int,
-    tiles: TileShape,
-    programs: int,
 ) -> None:
-    """One launch. Tall items get a program each, which the hardware balances; short ones share."""
-    is_tall = index == TALL
-    low, high = head_parts(query.shape[2])
-    config = launch_config(query.shape[2], query.element_size(), is_tall=is_tall)
-    jobs = len(items) * keys.shape[2]
-    attention_kernel[(jobs if is_tall else min(jobs, programs),)](
-        query,
-        keys,
-        values,
-        page_table,
-        items,
-        work.counts,
-        out,
-        work.partials,
-        work.partial_lse,
-        scale,
-        soft_cap or 0.0,
-        window or 0,
-        query.stride(0),
-        query.stride(1),
-        keys.stride(0),
-        keys.stride(1),
-        keys.stride(2),
-        page_table.stride(0),
-        out.stride(0),
-        out.stride(1),
-        COUNT_INDEX=index,
-        PERSISTENT=not is_tall,
-        NUM_KV_HEADS=keys.shape[2],
-        GROUP=tiles.group,
-        PAGE_SIZE=keys.shape[1],
-        D_LOW=low,
-        D_HIGH=high,
-        BLOCK_M=tiles.tall if is_tall else tiles.short,
-        BLOCK_N=config.block_n,
-        HAS_SOFT_CAP=soft_cap is not None,
-        HAS_WINDOW=window is not None,
-        num_warps=config.num_warps,
-        num_stages=config.num_stages,
-        enable_fp_fusion=True,
-    )
+    """Whether the tensors are as ``paged_attention`` demands. *Raises* ``ValueError``."""
+    _check_tensors(query, keys, values, page_table, out)
+    _check_work(work, query)
 
 
 def _check_tensors(

@@ -67,6 +67,7 @@ def penalize(
             logits.stride(0),
             TILE=TILE,
             num_warps=NUM_WARPS,
+            enable_fp_fusion=True,
         )
     return out
 

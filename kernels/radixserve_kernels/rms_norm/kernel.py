@@ -11,6 +11,8 @@ How a row is summed depends on its length only, so a row's result does not depen
 captured in a CUDA graph; no row launches nothing.
 """
 
+from functools import cache
+
 import torch
 import triton
 import triton.language as tl
@@ -92,6 +94,7 @@ def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
     Returns a new tensor like ``x``, which may be float16, bfloat16 or float32.
     *Raises* ``ValueError`` for tensors that do not fit.
     """
+    _check(x, weight)
     return _launch(x, None, weight, eps)
 
 
@@ -104,27 +107,37 @@ def add_rms_norm(
     *Mutates* ``hidden``: it holds the sum.
     *Raises* ``ValueError`` for tensors that do not fit.
     """
+    _check(hidden, weight)
+    check_shape("update", update, tuple(hidden.shape))
+    check_dtype("update", update, (hidden.dtype,))
+    check_contiguous("update", update)
+    check_place(x=hidden, update=update)
+    return launch_add_rms_norm(hidden, update, weight, eps)
+
+
+def launch_add_rms_norm(
+    hidden: torch.Tensor, update: torch.Tensor, weight: torch.Tensor, eps: float
+) -> torch.Tensor:
+    """``add_rms_norm`` of tensors known to fit: nothing is checked. *Mutates* ``hidden``."""
     return _launch(hidden, update, weight, eps)
+
+
+def _check(x: torch.Tensor, weight: torch.Tensor) -> None:
+    check_shape("x", x, ("T", "hidden"))
+    check_dtype("x", x, FLOATS)
+    check_contiguous("x", x)
+    check_shape("weight", weight, (x.shape[1],))
+    check_dtype("weight", weight, (x.dtype,))
+    check_contiguous("weight", weight)
+    check_place(x=x, weight=weight)
 
 
 def _launch(
     x: torch.Tensor, update: torch.Tensor | None, weight: torch.Tensor, eps: float
 ) -> torch.Tensor:
-    check_shape("x", x, ("T", "hidden"))
-    check_dtype("x", x, FLOATS)
-    check_contiguous("x", x)
-    num_tokens, hidden = x.shape
-    check_shape("weight", weight, (hidden,))
-    check_dtype("weight", weight, (x.dtype,))
-    check_contiguous("weight", weight)
-    check_place(x=x, weight=weight)
-    if update is not None:
-        check_shape("update", update, (num_tokens, hidden))
-        check_dtype("update", update, (x.dtype,))
-        check_contiguous("update", update)
-        check_place(x=x, update=update)
     out = torch.empty_like(x)
-    if out.numel() == 0:
+    num_tokens, hidden = x.shape
+    if num_tokens == 0 or hidden == 0:
         return out
     block = block_size(hidden)
     rms_norm_kernel[(num_tokens,)](
@@ -142,6 +155,7 @@ def _launch(
     return out
 
 
+@cache
 def block_size(hidden: int) -> int:
     """How many elements of a row of ``hidden`` a program takes at a time."""
     return int(triton.next_power_of_2(hidden)) if hidden <= MAX_BLOCK else LOOP_BLOCK

@@ -68,6 +68,8 @@ DEFAULT_TILING = Tiling()
 
 PIVOTS = 8
 """Ways in which a search cuts its range."""
+LEAST_BLOCKS = 64
+"""What a row of maxima is padded to at least: small vocabularies share one variant of a kernel."""
 GRID_WARPS = 4
 CHOOSE_WARPS = 8
 
@@ -119,7 +121,7 @@ def sample_tokens(
     if num_rows == 0:
         return token_ids, is_sound
     num_blocks = triton.cdiv(vocab_size, tiling.block)
-    all_blocks = triton.next_power_of_2(num_blocks)
+    all_blocks = max(LEAST_BLOCKS, triton.next_power_of_2(num_blocks))
     maxima = torch.empty(num_rows, num_blocks, dtype=torch.float32, device=device)
     sums = torch.empty(num_rows, num_blocks, dtype=torch.float64, device=device)
     listed = torch.empty(num_rows, num_blocks, dtype=torch.int32, device=device)
@@ -135,6 +137,7 @@ def sample_tokens(
         BLOCK=tiling.block,
         GRID_BLOCKS=tiling.grid_blocks,
         num_warps=GRID_WARPS,
+        enable_fp_fusion=True,
     )
     sums_kernel[grid](
         logits,
@@ -152,6 +155,7 @@ def sample_tokens(
         GRID_BLOCKS=tiling.grid_blocks,
         ALL_BLOCKS=all_blocks,
         num_warps=GRID_WARPS,
+        enable_fp_fusion=True,
     )
     choose_kernel[(num_rows,)](
         logits,
@@ -177,6 +181,7 @@ def sample_tokens(
         CANDIDATES=tiling.candidates,
         PIVOTS=PIVOTS,
         num_warps=CHOOSE_WARPS,
+        enable_fp_fusion=True,
     )
     return token_ids, is_sound
 
@@ -195,7 +200,9 @@ def _checked(logits: torch.Tensor, **per_row: torch.Tensor) -> tuple[int, int]:
     return num_rows, logits.shape[1]
 
 
-@triton.jit
+# ``num_blocks`` and ``first_blocks`` give no alignment that a load could use: no variant for each
+# kind of number.
+@triton.jit(do_not_specialize=["num_blocks"])
 def maxima_kernel(
     # pointers
     logits_ptr,
@@ -237,7 +244,7 @@ def _is_ranked(top_k, top_p, vocab_size):
     return (top_k < vocab_size) | (top_p < 1.0)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_blocks"])
 def sums_kernel(
     # pointers
     logits_ptr,
@@ -275,7 +282,7 @@ def sums_kernel(
             tl.store(sums_ptr + blocks, sums, mask=blocks < num_blocks)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_blocks", "first_blocks"])
 def choose_kernel(
     # pointers
     logits_ptr,

@@ -60,15 +60,19 @@ def silu_mul(gate_up: torch.Tensor) -> torch.Tensor:
     check_dtype("gate_up", gate_up, FLOATS)
     check_contiguous("gate_up", gate_up)
     check_place(gate_up=gate_up)
+    if gate_up.shape[1] % 2 != 0:
+        raise ValueError(f"gate_up: expected an even number of columns, got {gate_up.shape[1]}")
+    return launch_silu_mul(gate_up)
+
+
+def launch_silu_mul(gate_up: torch.Tensor) -> torch.Tensor:
+    """``silu_mul`` of a tensor known to fit: nothing is checked."""
     num_tokens, both = gate_up.shape
-    if both % 2 != 0:
-        raise ValueError(f"gate_up: expected an even number of columns, got {both}")
     inner = both // 2
-    out = torch.empty(num_tokens, inner, dtype=gate_up.dtype, device=gate_up.device)
-    if out.numel() == 0:
+    out = gate_up.new_empty((num_tokens, inner))
+    if num_tokens == 0 or inner == 0:
         return out
-    grid = (num_tokens * triton.cdiv(inner, BLOCK),)
-    silu_mul_kernel[grid](
+    silu_mul_kernel[(num_tokens * -(-inner // BLOCK),)](
         out,
         gate_up,
         INNER=inner,
