@@ -79,6 +79,12 @@ class EngineConfig:
         None, "Most requests computed together in one step. Default: 64 on a CPU, 256 on a GPU."
     )
     enable_prefix_cache: bool = option(True, "Share computed prefixes between requests.")
+    eviction_policy: str = option(
+        "return-time",
+        "Which cached prefix goes first when room is needed. 'return-time': the one that is least "
+        "likely to come back soon, learnt from what came back; 'lru': the one used longest ago.",
+        choices=("return-time", "lru"),
+    )
     max_itl_stretch: float | None = option(
         None,
         "While answers are streaming, bound a step with prompt chunks to this many times a step "
@@ -114,9 +120,13 @@ class EngineConfig:
             raise ConfigError(f"kv_cache_gib is {self.kv_cache_gib}; it must be positive")
         if self.max_itl_stretch is not None and not self.max_itl_stretch > 1:
             raise ConfigError(f"max_itl_stretch is {self.max_itl_stretch}; it must exceed 1")
+        if self.max_batch_tokens is not None and self.max_running is not None:
+            self.batch_limits("cpu")
         for option_field in self.__dataclass_fields__.values():
             choices = option_field.metadata.get("choices", ())
             value = getattr(self, option_field.name)
+            if isinstance(option_field.default, bool) and not isinstance(value, bool):
+                raise ConfigError(f"{option_field.name} is {value!r}; it must be True or False")
             if choices and value is not None and value not in choices:
                 raise ConfigError(
                     f"{option_field.name} is {value!r}; it must be one of {', '.join(choices)}"

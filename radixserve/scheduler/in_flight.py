@@ -16,7 +16,7 @@ Costs: O(rows of the plan); asking whether anything is in flight, O(1).
 """
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 from radixserve.request import Request, Status
 from radixserve.scheduler.plan import PlannedRow, StepPlan
@@ -65,21 +65,25 @@ class InFlight:
         request.num_pending_tokens -= row.num_samples > 0
         return True
 
+    def keep(self, known: Collection[StepPlan]) -> None:
+        """Forget every plan but these: nobody will land the others."""
+        self._plans = deque(plan for plan in self._plans if any(plan is one for one in known))
+
+    def unexplained(self, running: Iterable[Request]) -> list[Request]:
+        """Requests whose numbers are not what the plans in flight say: of those that run, and of
+        those that have rows in flight though they do not."""
+        rows: dict[Request, list[PlannedRow]] = {request: [] for request in running}
+        for row in self._rows():
+            rows.setdefault(row.request, []).append(row)
+        return [request for request, own in rows.items() if not _explain(request, own)]
+
     def check_invariants(self, running: Iterable[Request]) -> None:
         """Assert that every request's numbers are what the plans in flight say."""
-        launched: dict[Request, int] = {}
-        pending: dict[Request, int] = {}
-        for row in self._rows():
-            request = row.request
-            assert row.start == launched.get(request, request.num_computed_tokens), row
-            launched[request] = row.start + row.num_scheduled_tokens
-            pending[request] = pending.get(request, 0) + (row.num_samples > 0)
+        running = tuple(running)
+        unexplained = self.unexplained(running)
+        assert not unexplained, f"not as the plans in flight say: {unexplained}"
         for request in running:
-            expected = launched.pop(request, request.num_computed_tokens)
-            assert request.num_launched_tokens == expected, f"{request}: {expected} in flight"
-            assert request.num_pending_tokens == pending.get(request, 0), request
             assert request.num_launched_tokens < request.num_foreseen_tokens, request
-        assert not launched, f"not running, with rows in flight: {list(launched)}"
 
     def _rows(self) -> Iterator[PlannedRow]:
         """The rows that are not stale, oldest first."""
@@ -89,3 +93,14 @@ class InFlight:
             for row in plan.rows
             if row.request.status is not Status.FINISHED
         )
+
+
+def _explain(request: Request, rows: Iterable[PlannedRow]) -> bool:
+    """Whether these rows in flight, oldest first, make the request's numbers what they are."""
+    launched, pending = request.num_computed_tokens, 0
+    for row in rows:
+        if row.start != launched:
+            return False
+        launched += row.num_scheduled_tokens
+        pending += row.num_samples > 0
+    return (launched, pending) == (request.num_launched_tokens, request.num_pending_tokens)

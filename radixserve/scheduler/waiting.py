@@ -35,6 +35,7 @@ from radixserve.request import Request
 @dataclass(slots=True, eq=False)
 class _Entry:
     request: Request
+    arrival: int
     num_cached_estimate: int
     deadline: int
     producer: Request | None = None
@@ -46,7 +47,12 @@ class _Entry:
 
     def __lt__(self, other: "_Entry") -> bool:
         """Heaps compare entries only where arrivals tie: void and live items of one request."""
-        return self.request.arrival < other.request.arrival
+        return self.arrival < other.arrival
+
+    def leave(self) -> None:
+        """Admitted or removed. The heaps may keep the entry for long, but not the request alive."""
+        self.waiting = False
+        del self.request
 
     @property
     def is_candidate(self) -> bool:
@@ -86,7 +92,7 @@ class WaitingQueue:
         deadline = self._num_admissions
         if not preempted:
             deadline += len(self._entries) + self._max_overtakes
-        entry = _Entry(request, num_cached_estimate, deadline)
+        entry = _Entry(request, request.arrival, num_cached_estimate, deadline)
         self._entries[request] = entry
         self._rotation.append(entry)
         self._push(entry)
@@ -98,7 +104,7 @@ class WaitingQueue:
         """
         self._take_out(request)
         for entry in self._entries.values():
-            if entry.request.arrival > request.arrival:
+            if entry.arrival > request.arrival:
                 entry.deadline -= 1
 
     def admit(self, request: Request) -> None:
@@ -107,7 +113,7 @@ class WaitingQueue:
         self._num_admissions += 1
 
     def _take_out(self, request: Request) -> None:
-        self._entries.pop(request).waiting = False
+        self._entries.pop(request).leave()
 
     def peek(self) -> Request | None:
         """The candidate that is next in order, if there is any. Does not take it out.
@@ -195,9 +201,8 @@ class WaitingQueue:
             self._push(entry)
 
     def _push(self, entry: _Entry) -> None:
-        arrival = entry.request.arrival
-        heapq.heappush(self._by_arrival, (arrival, entry))
-        heapq.heappush(self._by_prefix, (-entry.num_cached_estimate, arrival, entry))
+        heapq.heappush(self._by_arrival, (entry.arrival, entry))
+        heapq.heappush(self._by_prefix, (-entry.num_cached_estimate, entry.arrival, entry))
         # Void items go when they come up, which those at the bottom may never do: if nothing can be
         # admitted, or if requests with a longer prefix never cease to come.
         longest = max(len(self._by_arrival), len(self._by_prefix), len(self._rotation))
@@ -215,9 +220,9 @@ class WaitingQueue:
     def _compact(self) -> None:
         candidates = [entry for entry in self._entries.values() if entry.is_candidate]
         self._rotation = deque(self._entries.values())
-        self._by_arrival = [(entry.request.arrival, entry) for entry in candidates]
+        self._by_arrival = [(entry.arrival, entry) for entry in candidates]
         self._by_prefix = [
-            (-entry.num_cached_estimate, entry.request.arrival, entry) for entry in candidates
+            (-entry.num_cached_estimate, entry.arrival, entry) for entry in candidates
         ]
         heapq.heapify(self._by_arrival)
         heapq.heapify(self._by_prefix)

@@ -1,6 +1,7 @@
 """The core with several steps in flight, on a simulated device: order, failures, time."""
 
 import dataclasses
+from typing import Any
 
 import pytest
 
@@ -9,8 +10,9 @@ from radixserve.engine import core as core_module
 from radixserve.engine.core import EngineCore
 from radixserve.ids import RequestId
 from radixserve.sampling.params import SamplingDefaults
+from radixserve.scheduler.in_flight import InFlight
 from radixserve.scheduler.pacing import Pacer
-from radixserve.scheduler.plan import StepPlan, StepResult
+from radixserve.scheduler.plan import PlannedRow, StepPlan, StepResult
 from radixserve.scheduler.scheduler import Scheduler
 from radixserve.types import EngineInfo
 from tests.engine.driving import Driver, make_request
@@ -205,6 +207,70 @@ def test_an_interrupt_leaves_an_engine_that_goes_on(machine: Machine, where: str
     machine.add("b", [*PROMPT, 7], 6)
     machine.driver.run()
     assert machine.answer("b") == oracle([*PROMPT, 7], 6, stop=STOP)
+    machine.driver.assert_nothing_leaked()
+
+
+@pytest.mark.parametrize("later", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("where", ["schedule", "update", "fail"])
+def test_an_interrupt_anywhere_else(
+    machine: Machine, where: str, later: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Regression: a plan that the scheduler counted on, and the core did not know, was waited for
+    for ever."""
+    scheduler = machine.core._scheduler
+    real = getattr(scheduler, where)
+
+    def interrupted(*args: Any, **kwargs: Any) -> Any:
+        monkeypatch.undo()
+        if later:
+            real(*args, **kwargs)
+        raise KeyboardInterrupt
+
+    machine.add("a", PROMPT, 9)
+    machine.add("c", [*PROMPT, 8], 9)
+    for _ in range(3):
+        machine.driver.step()
+    monkeypatch.setattr(scheduler, where, interrupted)
+    if where == "fail":
+        machine.device.next_fault = Fault.LAUNCH
+    with pytest.raises(KeyboardInterrupt):
+        machine.driver.step()
+    machine.device.next_fault = Fault.NONE
+    machine.driver.abort("a")
+    machine.add("b", [*PROMPT, 7], 6)
+    machine.driver.run()
+    assert machine.answer("b") == oracle([*PROMPT, 7], 6, stop=STOP)
+    # Whoever did not abort is told, or goes on; unless the interrupt came before the telling.
+    if (where, later) != ("fail", True):
+        assert machine.driver.ends["c", 0].finish_reason in ("error", "stop", "length")
+    machine.driver.assert_nothing_leaked()
+
+
+def test_an_interrupt_between_the_rows_of_an_update(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine.add("a", PROMPT, 9)
+    machine.add("c", [*PROMPT, 8], 9)
+    for _ in range(3):
+        machine.driver.step()
+    land_row = InFlight.land_row
+    landed: list[PlannedRow] = []
+
+    def interrupted(row: PlannedRow) -> bool:
+        if landed:
+            monkeypatch.undo()
+            raise KeyboardInterrupt
+        landed.append(row)
+        return land_row(row)
+
+    monkeypatch.setattr(InFlight, "land_row", staticmethod(interrupted))
+    with pytest.raises(KeyboardInterrupt):
+        machine.driver.run()
+    machine.add("b", [*PROMPT, 7], 6)
+    machine.driver.run()
+    assert machine.answer("b") == oracle([*PROMPT, 7], 6, stop=STOP)
+    errors = [end.error for end in machine.driver.ends.values() if end.error is not None]
+    assert set(errors) == {"the step was interrupted"}
     machine.driver.assert_nothing_leaked()
 
 

@@ -9,7 +9,7 @@ from radixserve.ids import RequestId
 from tests.support.simulation import Pace, Simulation, oracle
 
 
-@settings(max_examples=120)
+@settings(max_examples=60)
 @given(
     pace=st.sampled_from(Pace),
     seed=st.integers(0, 2**32),

@@ -1,0 +1,36 @@
+"""What a request's hints ask the cache to keep once it ends."""
+
+import numpy as np
+import pytest
+
+from radixserve.cache.retention import Keep
+from radixserve.ids import DEFAULT_NAMESPACE, RequestId
+from radixserve.request import Request
+from radixserve.sampling.params import SamplingParams
+from radixserve.scheduler.scheduler import _keep
+from radixserve.types import NO_HINTS, CacheHints
+
+
+@pytest.mark.parametrize(
+    ("hints", "num_kept_tokens", "expected"),
+    [
+        (NO_HINTS, 15, None),
+        (CacheHints(keep_s=300.0), 15, Keep(10, 300.0)),
+        (CacheHints(keep_s=300.0), 4, Keep(4, 300.0)),
+        (CacheHints(returns_soon=True), 15, Keep(15, 60.0)),
+        (CacheHints(returns_soon=True, keep_s=300.0), 15, Keep(15, 300.0)),
+    ],
+)
+def test_hints_become_wishes(
+    hints: CacheHints, num_kept_tokens: int, expected: Keep | None
+) -> None:
+    request = Request(
+        RequestId("r"),
+        np.zeros(10, dtype=np.int32),
+        SamplingParams(max_tokens=9),
+        namespace=DEFAULT_NAMESPACE,
+        stop_token_ids=frozenset(),
+        arrival=0,
+        hints=hints,
+    )
+    assert _keep(request, num_kept_tokens) == expected
