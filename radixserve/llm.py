@@ -29,7 +29,10 @@ from radixserve.sampling.params import SamplingParams
 from radixserve.text.stream import ChoiceText
 from radixserve.text.tokenizer import Tokenizer, has_tokenizer
 from radixserve.types import (
+    CacheExplanation,
     CacheInfo,
+    CacheReport,
+    CacheStats,
     EngineInfo,
     EngineStats,
     FinishReason,
@@ -66,6 +69,8 @@ class RequestOutput:
     choices: list[ChoiceOutput]
     num_cached_tokens: int
     """Prompt tokens that were in the cache and were not computed."""
+    cache_report: CacheReport
+    """Where the prompt's tokens came from, and why no more of them from the cache."""
 
     @property
     def text(self) -> str:
@@ -213,9 +218,24 @@ class LLM:
         """Where the pages are now."""
         return self._open_core().cache_info()
 
-    def clear_cache(self) -> int:
-        """Forget every cached prefix. Returns how many pages became free."""
-        return self._open_core().clear_cache()
+    def clear_cache(self, namespace: Namespace | None = None) -> int:
+        """Forget every cached prefix, of one namespace or all. Returns how many pages became
+        free."""
+        return self._open_core().clear_cache(namespace)
+
+    def cache_stats(self) -> CacheStats:
+        """All figures of the cache. *Cost*: O(nodes of the tree)."""
+        return self._open_core().cache_stats()
+
+    def explain(
+        self, prompt: Prompt, *, namespace: Namespace = DEFAULT_NAMESPACE
+    ) -> CacheExplanation:
+        """What a prompt would find in the cache now, and why no more; nothing is computed.
+
+        *Raises* ``InvalidRequestError`` for a prompt that could not be served.
+        """
+        checked = self._intake.check_prompt(self._encode(prompt))
+        return self._open_core().explain(checked, namespace)
 
     def stats(self) -> EngineStats:
         """Counters since start."""
@@ -279,6 +299,7 @@ class _Answer:
         self._choices = [ChoiceOutput(index) for index in range(params.n)]
         self._pieces: list[list[str]] = [[] for _ in range(params.n)]
         self._num_cached_tokens = 0
+        self._cache_report: CacheReport | None = None
         if params.logprobs is not None:
             for choice in self._choices:
                 choice.logprobs = []
@@ -297,6 +318,8 @@ class _Answer:
             choice.finish_reason = step.finish_reason
             choice.stop_reason = step.stop_reason
         self._num_cached_tokens = delta.num_cached_tokens
+        if delta.cache_report is not None:
+            self._cache_report = delta.cache_report
         return step.abort
 
     def has_ended(self, index: int) -> bool:
@@ -305,7 +328,10 @@ class _Answer:
     def output(self) -> RequestOutput:
         for choice, pieces in zip(self._choices, self._pieces, strict=True):
             choice.text = "".join(pieces)
-        return RequestOutput(self._prompt_ids, self._choices, self._num_cached_tokens)
+        assert self._cache_report is not None, "an answer without an admission"
+        return RequestOutput(
+            self._prompt_ids, self._choices, self._num_cached_tokens, self._cache_report
+        )
 
 
 def _as_prompts(prompts: Prompt | Iterable[Prompt]) -> list[Prompt]:

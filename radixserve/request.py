@@ -32,7 +32,7 @@ import numpy as np
 from radixserve.cache.prefix_cache import Lease
 from radixserve.ids import Namespace, RequestId, TokenArray
 from radixserve.sampling.params import SamplingParams
-from radixserve.types import FinishReason
+from radixserve.types import NO_HINTS, CacheHints, CacheReport, FinishReason
 
 
 class Status(Enum):
@@ -54,13 +54,16 @@ class Request:
         "__weakref__",
         "_buffer",
         "arrival",
+        "cache_report",
         "finish_reason",
+        "hints",
         "index",
         "lease",
         "namespace",
         "num_cached_tokens",
         "num_computed_tokens",
         "num_launched_tokens",
+        "num_matched_before_wait",
         "num_pending_tokens",
         "num_prompt_tokens",
         "num_tokens",
@@ -80,11 +83,13 @@ class Request:
         stop_token_ids: frozenset[int],
         arrival: int,
         index: int = 0,
+        hints: CacheHints = NO_HINTS,
     ) -> None:
         self.request_id = request_id
         self.index = index
         self.params = params
         self.namespace = namespace
+        self.hints = hints
         self.stop_token_ids = stop_token_ids
         """Every token id that ends this request: the model's, unless ignored, and its own."""
         self.arrival = arrival
@@ -99,6 +104,10 @@ class Request:
         """Tokens that steps in flight sample and that nobody knows yet."""
         self.num_cached_tokens: int | None = None
         """Set at first admission and never changed: what usage reports."""
+        self.num_matched_before_wait: int | None = None
+        """What the cache held of it when it was first deferred behind a producer, if it was."""
+        self.cache_report: CacheReport | None = None
+        """Set at first admission, taken by the request's first delta."""
         self.lease: Lease | None = None
         self.status = Status.WAITING
         self.finish_reason: FinishReason | None = None

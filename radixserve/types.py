@@ -4,13 +4,35 @@ The same frozen dataclasses serve the in-process API and, encoded by ``messages.
 process. Nothing here knows text: the engine takes token ids and gives token ids.
 """
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Final, Literal, get_args
 
 from radixserve.ids import DEFAULT_NAMESPACE, Namespace, RequestId
 from radixserve.sampling.params import SamplingDefaults, SamplingParams
 
 FinishReason = Literal["stop", "length", "abort", "error"]
+
+MissCause = Literal["complete", "never_seen", "diverged", "evicted", "whole_pages", "cache_off"]
+"""Why a prompt's match in the cache went no further (``cache/explain.py``); "cache_off": the engine
+shares nothing between requests."""
+
+MISS_CAUSES: Final[tuple[MissCause, ...]] = get_args(MissCause)
+"""All of them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheHints:
+    """What a client knows about when its prefix comes back. See ``retention.py``."""
+
+    keep_s: float = 0.0
+    """Keep the prompt's prefix about so long, in seconds after the answer."""
+    returns_soon: bool = False
+    """Prompt and answer come back shortly, as after a tool call: keep both, a minute at least."""
+
+
+NO_HINTS: Final = CacheHints()
+MAX_KEEP_S: Final = 86_400
+"""The longest that a hint may ask for: a day."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +45,7 @@ class EngineRequest:
     end_token_ids: list[int]
     """Every token id that ends the answer: the checkpoint's, unless ignored, and the request's."""
     namespace: Namespace = DEFAULT_NAMESPACE
+    hints: CacheHints = NO_HINTS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +72,30 @@ class SampledToken:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CacheReport:
+    """How a request's prompt fared with the cache at its first admission.
+
+    Every prompt token is in one of the three sources. What preemption makes of it later is not
+    told: it is no fault of the prefix.
+    """
+
+    device_tokens: int
+    """Held by the tree."""
+    in_flight_tokens: int
+    """Held by the tree too, because the request waited while another one computed them."""
+    computed_tokens: int
+    """Held by nobody: to be run."""
+    cause: MissCause
+    evicted_seconds_ago: float | None = None
+    """Set if the cause is "evicted"."""
+
+    @property
+    def matched_tokens(self) -> int:
+        """Where the match ended: the index of the first token to be run."""
+        return self.device_tokens + self.in_flight_tokens
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TokenDelta:
     """What one step added to one choice of one request."""
 
@@ -64,6 +111,8 @@ class TokenDelta:
     """The token that ended it, when ``finish_reason`` is "stop": the last of ``token_ids``."""
     num_cached_tokens: int = 0
     """Prompt tokens that the tree already held when the request was first admitted."""
+    cache_report: CacheReport | None = None
+    """Comes once, with the first delta of the request's first choice, if it was ever admitted."""
     error: str | None = None
     """What went wrong, when ``finish_reason`` is "error"."""
 
@@ -80,6 +129,22 @@ class CacheInfo:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CacheEvent:
+    """One change of what the cache holds, in hashes of prefixes (``cache/events.py``)."""
+
+    kind: Literal["snapshot", "stored", "removed", "cleared", "lost"]
+    """``snapshot``: forget what you know; the next ``stored`` events tell of ``count`` pages, all
+    that there are. ``cleared``: nothing is stored any more. ``lost``: ``count`` events could not be
+    delivered, and a snapshot comes next."""
+    hashes: list[int] = field(default_factory=list)
+    """Stored: of consecutive pages, each the next one's parent. Removed: in no special order."""
+    parent: int | None = None
+    """Stored: the hash before the first one; None if that is a namespace's first page. Snapshot:
+    the default namespace's hash of no page at all."""
+    count: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EngineStats:
     """Gauges (now) and counters (since start), sent along with the tokens."""
 
@@ -91,11 +156,39 @@ class EngineStats:
     """Prompt tokens of admitted requests (counted once, at first admission)."""
     cached_tokens: int = 0
     """Those of them that the tree held."""
+    in_flight_tokens: int = 0
+    """Those of these that were computed while the request waited for them."""
+    admissions: dict[MissCause, int] = field(default_factory=dict)
+    """First admissions by the cause of their miss; a cause that has not occurred may be missing."""
     computed_tokens: int = 0
     """Tokens run through the model, recomputation after preemption included."""
     generated_tokens: int = 0
     preemptions: int = 0
     evicted_pages: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheExplanation:
+    """What a prompt would find in the cache now: for whoever runs the server."""
+
+    num_prompt_tokens: int
+    matched_tokens: int
+    cause: MissCause
+    evicted_seconds_ago: float | None
+    """Set if the cause is "evicted"."""
+    in_other_namespaces: bool
+    """Whether another namespace holds more of the prompt. Never to be told to a tenant."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheStats:
+    """The engine's figures, and those of the cache that take a walk over the tree."""
+
+    engine: EngineStats
+    num_namespaces: int
+    num_nodes: int
+    """Edges of the tree."""
+    eviction_policy: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,7 +4,9 @@ RequestBoundary (id, access log, counts, 500)
   └─ Starlette router
        POST /v1/chat/completions, /v1/completions     GenerationEndpoint
        GET  /v1/models, /v1/models/{id}               ModelsEndpoint
+       GET  /cache/events                             CacheEventsEndpoint
        GET  /health, /metrics, /
+       GET  /cache/stats, POST /cache/explain, /cache/clear   CacheEndpoints
 """
 
 from collections.abc import Awaitable, Callable
@@ -18,6 +20,8 @@ from starlette.routing import Route
 
 from radixserve.engine.interface import Engine
 from radixserve.errors import RadixServeError
+from radixserve_frontend.cache_endpoints import CacheEndpoints
+from radixserve_frontend.cache_events import CacheEventsEndpoint
 from radixserve_frontend.config import ServerConfig
 from radixserve_frontend.health import HealthEndpoint, IndexEndpoint
 from radixserve_frontend.lifecycle import Lifecycle
@@ -30,21 +34,25 @@ from radixserve_frontend.openai.endpoint import GenerationEndpoint
 from radixserve_frontend.openai.errors import HttpError, error_answer
 from radixserve_frontend.openai.models import ModelsEndpoint
 from radixserve_frontend.record import record_of
+from radixserve_frontend.trace_recorder import TraceRecorder
 
 Handler = Callable[[Request], Awaitable[Response]]
 
 
-def create_app(engine: Engine, config: ServerConfig) -> Starlette:
-    """The app over a started engine. ``app.state.lifecycle`` is its ``Lifecycle``: whoever runs the
-    app drains it before the end."""
+def create_app(
+    engine: Engine, config: ServerConfig, recorder: TraceRecorder | None = None
+) -> Starlette:
+    """The app over a started engine; ``recorder`` records its traffic. ``app.state.lifecycle`` is
+    its ``Lifecycle``: whoever runs the app drains it before the end."""
     lifecycle = Lifecycle(engine)
     metrics = Metrics(engine)
     models = ModelsEndpoint(engine, config)
+    cache = CacheEndpoints(engine, config, lifecycle)
     dialects: tuple[Dialect, ...] = (ChatDialect(engine, config), CompletionDialect(engine, config))
     routes = [
         _route(
             dialect.endpoint,
-            GenerationEndpoint(dialect, engine, config, lifecycle).create,
+            GenerationEndpoint(dialect, engine, config, lifecycle, recorder).create,
             method="POST",
         )
         for dialect in dialects
@@ -52,6 +60,10 @@ def create_app(engine: Engine, config: ServerConfig) -> Starlette:
     routes += [
         _route("/v1/models", models.list),
         _route("/v1/models/{model:path}", models.retrieve),
+        _route("/cache/events", CacheEventsEndpoint(engine, config, lifecycle).stream),
+        _route("/cache/stats", cache.stats),
+        _route("/cache/explain", cache.explain, method="POST"),
+        _route("/cache/clear", cache.clear, method="POST"),
         _route("/health", HealthEndpoint(lifecycle).show),
         _route("/metrics", metrics.show),
         _route("/", IndexEndpoint(config).show),

@@ -51,6 +51,11 @@ class ServerConfig(EngineConfig):
     max_choices: int = option(
         256, "Most answers that one request may ask for (its prompts times n)."
     )
+    record_trace: str | None = option(
+        None,
+        "Record when which prompts came, as a Mooncake trace that bench/hit_rate.py replays: "
+        "lengths, times and numbers of blocks, never text. A new file; gzipped if it ends in .gz.",
+    )
     sse_ping_s: float = option(
         15.0,
         "While a stream is silent (a long prompt, a full queue), send a comment line every so "
@@ -65,7 +70,7 @@ class ServerConfig(EngineConfig):
         _check_range("max_body_bytes", self.max_body_bytes, 1024, 2**31)
         _check_range("max_choices", self.max_choices, 1, 65536)
         _check_range("sse_ping_s", self.sse_ping_s, 0.1, 86400)
-        for name in ("host", "served_model_name"):
+        for name in ("host", "served_model_name", "record_trace"):
             if getattr(self, name) == "":
                 raise ConfigError(f"{name} is empty; give it a value or leave it out")
 

@@ -21,8 +21,10 @@ from radixserve.engine.interface import Engine, TextDelta, TextStream
 from radixserve.errors import EngineDeadError, ShuttingDownError
 from radixserve.ids import Namespace
 from radixserve.sampling.params import SamplingParams
+from radixserve.types import CacheHints, CacheReport
 from radixserve_frontend.openai.errors import GenerationError
 from radixserve_frontend.record import RequestRecord
+from radixserve_frontend.trace_recorder import RecordedPrompt, TraceRecorder
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +49,7 @@ class Job:
     prompts: Sequence[Sequence[int]]
     params: SamplingParams
     namespace: Namespace
+    hints: CacheHints
     continues_prompt: bool
     """Whether answers go on from the prompt's text, or are texts of their own."""
 
@@ -59,18 +62,34 @@ class Generation:
     """The running parts of one request. Read ``deltas`` once; then, or instead, ``aclose``."""
 
     def __init__(
-        self, engine: Engine, streams: Sequence[TextStream], job: Job, record: RequestRecord
+        self,
+        engine: Engine,
+        streams: Sequence[TextStream],
+        job: Job,
+        record: RequestRecord,
+        recorded: Sequence[RecordedPrompt],
     ) -> None:
         self._engine = engine
         self._streams = streams
         self._num_unfinished = len(streams) * job.params.n
         self._cached_tokens = [0] * len(streams)
+        self.cache_reports: list[CacheReport | None] = [None] * len(streams)
+        """By prompt. Each comes with the prompt's first delta, if it was ever admitted."""
         self._record = record
+        self._recorded = recorded
+        """By prompt, while the traffic is recorded and this runs; else empty."""
         self.job = job
 
     @classmethod
-    async def start(cls, engine: Engine, job: Job, record: RequestRecord) -> "Generation":
-        """Submit every prompt. *Raises* what ``Engine.submit`` raises; then nothing is running."""
+    async def start(
+        cls,
+        engine: Engine,
+        job: Job,
+        record: RequestRecord,
+        recorder: TraceRecorder | None = None,
+    ) -> "Generation":
+        """Submit every prompt. *Raises* what ``Engine.submit`` raises; then nothing is running, and
+        nothing recorded."""
         record.prompt_tokens = job.num_prompt_tokens
         streams: list[TextStream] = []
         try:
@@ -80,13 +99,17 @@ class Generation:
                         prompt,
                         job.params,
                         namespace=job.namespace,
+                        hints=job.hints,
                         continues_prompt=job.continues_prompt,
                     )
                 )
         except BaseException:
             await _close_all(streams)
             raise
-        return cls(engine, streams, job, record)
+        recorded = []
+        if recorder is not None:
+            recorded = [recorder.begin(prompt, job.namespace) for prompt in job.prompts]
+        return cls(engine, streams, job, record, recorded)
 
     @property
     def num_cached_tokens(self) -> int:
@@ -117,13 +140,20 @@ class Generation:
 
     async def aclose(self) -> None:
         """Abort whatever still runs."""
+        recorded, self._recorded = self._recorded, ()
+        for prompt in recorded:
+            prompt.end()
         await _close_all(self._streams)
 
     def _observe(self, prompt: int, delta: TextDelta) -> None:
         if delta.num_cached_tokens > self._cached_tokens[prompt]:
             self._cached_tokens[prompt] = delta.num_cached_tokens
             self._record.cached_tokens = self.num_cached_tokens
+        if delta.cache_report is not None:
+            self.cache_reports[prompt] = delta.cache_report
         self._record.observe(prompt, delta)
+        if self._recorded:
+            self._recorded[prompt].add(len(delta.token_ids))
         if delta.finish_reason is not None:
             self._num_unfinished -= 1
             if delta.finish_reason == "error":

@@ -33,8 +33,12 @@ class IndexEndpoint:
                 "chat": "POST /v1/chat/completions",
                 "completions": "POST /v1/completions",
                 "models": "GET /v1/models",
+                "cache events": "GET /cache/events",
                 "health": "GET /health",
                 "metrics": "GET /metrics",
+                "cache_stats": "GET /cache/stats",
+                "cache_explain": "POST /cache/explain",
+                "cache_clear": "POST /cache/clear",
             },
         }
 

@@ -16,6 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from radixserve.engine.interface import Engine
+from radixserve.types import MISS_CAUSES
 from radixserve_frontend.record import RequestRecord
 
 _TTFT_BUCKETS: Final = (
@@ -118,6 +119,24 @@ class _EngineCollector(Collector):
         pages.add_metric(["cached"], stats.cache.cached_pages)
         pages.add_metric(["free"], stats.cache.free_pages)
         yield pages
+        sources = CounterMetricFamily(
+            "radixserve_prompt_tokens_by_source",
+            "Prompt tokens of admitted requests: held by the cache, computed by another request in "
+            "flight while this one waited, or computed for it.",
+            labels=["source"],
+        )
+        sources.add_metric(["device"], stats.cached_tokens - stats.in_flight_tokens)
+        sources.add_metric(["in_flight"], stats.in_flight_tokens)
+        sources.add_metric(["computed"], stats.prompt_tokens - stats.cached_tokens)
+        yield sources
+        causes = CounterMetricFamily(
+            "radixserve_admissions",
+            "Requests admitted, by why the cache held no more of their prompts.",
+            labels=["cause"],
+        )
+        for cause in MISS_CAUSES:
+            causes.add_metric([cause], stats.admissions.get(cause, 0))
+        yield causes
         for name, help_text, count in (
             ("prompt_tokens", "Prompt tokens of admitted requests.", stats.prompt_tokens),
             ("cached_tokens", "Those of them that the cache already held.", stats.cached_tokens),

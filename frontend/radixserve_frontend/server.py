@@ -13,6 +13,7 @@ import logging
 import signal
 import socket
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import FrameType
 from typing import Final
 
@@ -26,6 +27,7 @@ from radixserve_frontend.app import create_app
 from radixserve_frontend.banner import banner
 from radixserve_frontend.config import ServerConfig, engine_config
 from radixserve_frontend.lifecycle import Lifecycle
+from radixserve_frontend.trace_recorder import TraceRecorder
 
 logger = logging.getLogger(__name__)
 
@@ -92,21 +94,23 @@ def run_server(config: ServerConfig) -> int:
     *Raises* ``ConfigError``, ``ModelError`` or ``EngineDeadError`` if it cannot start,
     ``KeyboardInterrupt`` on Ctrl-C while it starts.
     """
-    with _bind(config.host, config.port) as listener:
+    with _bind(config.host, config.port) as listener, _recording(config) as recorder:
         try:
-            asyncio.run(serve(config, listener))
+            asyncio.run(serve(config, listener, recorder))
         except asyncio.CancelledError:
             logger.info("SIGTERM: stopped while starting")
             return 128 + signal.SIGTERM
     return 0
 
 
-async def serve(config: ServerConfig, listener: socket.socket) -> None:
+async def serve(
+    config: ServerConfig, listener: socket.socket, recorder: TraceRecorder | None = None
+) -> None:
     """Start the engine and serve on ``listener``, a bound socket, until a signal says stop."""
     with _cancelled_by_sigterm():
         engine = await AsyncEngine.start(engine_config(config))
     try:
-        app = create_app(engine, config)
+        app = create_app(engine, config, recorder)
         url = url_of(config.host, listener)
         warning = DEMO_WARNING if config.model == DEMO_MODEL else None
         server = DrainingServer(
@@ -163,6 +167,19 @@ def _bind(host: str, port: int) -> socket.socket:
         ) from error
     listener.setblocking(False)
     return listener
+
+
+@contextlib.contextmanager
+def _recording(config: ServerConfig) -> Iterator[TraceRecorder | None]:
+    """The recorder that ``config`` asks for, while the server runs. *Raises* ``ConfigError``."""
+    if config.record_trace is None:
+        yield None
+        return
+    recorder = TraceRecorder(Path(config.record_trace))
+    try:
+        yield recorder
+    finally:
+        recorder.close()
 
 
 @contextlib.contextmanager

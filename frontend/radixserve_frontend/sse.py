@@ -22,6 +22,11 @@ def frame(data: bytes) -> bytes:
     return b"data: " + data + b"\n\n"
 
 
+def named_frame(number: int, name: str, data: bytes) -> bytes:
+    """One event with an id and a name. ``data`` as in ``frame``."""
+    return b"id: %d\nevent: %s\ndata: %s\n\n" % (number, name.encode("ascii"), data)
+
+
 class EventStream(EventSourceResponse):
     """A stream of framed events. ``close`` is awaited exactly once, however the response ends.
 

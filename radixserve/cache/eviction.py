@@ -1,14 +1,17 @@
 """Which unlocked leaf gives up its pages first.
 
-The tree tells a policy when a node becomes evictable (an unlocked leaf), when it stops being so,
-and when a lease lets go of it; the policy answers which evictable node is to go next. A policy
-knows nodes as handles: of their attributes it owns ``last_access`` and reads no other, so that a
-learned policy can replace this one without the tree noticing.
+The tree tells a policy when a lease lets go of a path, when a node becomes evictable (an unlocked
+leaf) and when it stops being so, and what happens to edges: split, merged, trimmed, dropped. The
+policy answers which evictable node is to go next, and how far.
+
+Of a node it owns ``last_access`` and ``record``, in which it keeps what it likes; it may read the
+node's place (parent, start, end, children, tokens) and nothing else, and changes none of it.
 """
 
 import heapq
 from collections import OrderedDict
-from typing import Protocol
+from collections.abc import Sequence
+from typing import Final, Protocol
 
 from radixserve.cache.node import Node
 
@@ -16,13 +19,18 @@ from radixserve.cache.node import Node
 class EvictionPolicy(Protocol):
     """An order on the evictable nodes.
 
-    The tree guarantees: a node is touched only while it is not evictable; it is added only while
-    it is not evictable and removed only while it is; bottom-up along a path, so that a parent is
-    touched after its children.
+    The tree guarantees: a path is touched while it is still locked, hence not evictable; a node is
+    added only while it is not evictable and removed only while it is; when a node is added, merged,
+    trimmed or dropped, every lease that held it has touched it since.
     """
 
+    @property
+    def name(self) -> str:
+        """What it is chosen by."""
+        ...
+
     def touch(self, node: Node) -> None:
-        """A lease lets go of this node."""
+        """A lease lets go of this node and of all above it."""
         ...
 
     def add(self, node: Node) -> None:
@@ -35,6 +43,29 @@ class EvictionPolicy(Protocol):
 
     def victim(self) -> Node | None:
         """The evictable node to trim next, or None if there is none. It stays evictable."""
+        ...
+
+    def floor(self, node: Node) -> int:
+        """The depth down to which the victim may be cut before the policy is asked again.
+
+        At least one page goes, wherever it says.
+        """
+        ...
+
+    def split(self, upper: Node, lower: Node) -> None:
+        """An edge was cut in two; ``upper`` is the new node, above ``lower``."""
+        ...
+
+    def merge(self, chain: Sequence[Node], kept: Node) -> None:
+        """The nodes of a chain, top first, are about to become one, ``kept``."""
+        ...
+
+    def trim(self, node: Node, end: int) -> None:
+        """Eviction is about to cut an evictable node down to depth ``end``, its start at worst."""
+        ...
+
+    def drop(self, node: Node) -> None:
+        """The node is about to be forgotten with all that it holds."""
         ...
 
     def __contains__(self, node: Node) -> bool:
@@ -60,6 +91,8 @@ class LRU:
 
     __slots__ = ("_clock", "_exposed", "_heap", "_queue", "_serial", "_youngest")
 
+    name: Final = "lru"
+
     def __init__(self) -> None:
         self._clock = 0
         self._queue: OrderedDict[Node, None] = OrderedDict()
@@ -70,9 +103,12 @@ class LRU:
         self._serial = 0
 
     def touch(self, node: Node) -> None:
-        """Make the node the most recently used one."""
-        self._clock += 1
-        node.last_access = self._clock
+        """Make the node and those above it the most recently used ones, the root the very last."""
+        above: Node | None = node
+        while above is not None:
+            self._clock += 1
+            above.last_access = self._clock
+            above = above.parent
 
     def add(self, node: Node) -> None:
         """Enter the node at the place that its ``last_access`` gives it."""
@@ -102,6 +138,24 @@ class LRU:
         if self._heap and (queued is None or self._heap[0][0] < queued.last_access):
             return self._heap[0][2]
         return queued
+
+    def floor(self, node: Node) -> int:
+        """The whole edge may go."""
+        return node.start
+
+    def split(self, upper: Node, lower: Node) -> None:
+        """Both halves are as recent as the edge was."""
+        upper.last_access = lower.last_access
+
+    def merge(self, chain: Sequence[Node], kept: Node) -> None:
+        """What is kept is as recent as the topmost was."""
+        kept.last_access = chain[0].last_access
+
+    def trim(self, node: Node, end: int) -> None:
+        """Of no interest: the rest of the edge is as recent as it was."""
+
+    def drop(self, node: Node) -> None:
+        """Of no interest: what is gone has no recency."""
 
     def _is_alive(self, entry: tuple[int, int, Node]) -> bool:
         return self._exposed.get(entry[2]) == entry[1]

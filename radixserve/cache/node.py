@@ -11,11 +11,15 @@ business, and its alone to keep in step with the pages that nodes list.
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from radixserve.cache.page_hashes import PageHashes
 from radixserve.ids import Namespace, PageArray, TokenArray
+
+if TYPE_CHECKING:
+    from radixserve.cache.retention import Mark
 
 _NO_CHILDREN: Final[Mapping[int, "Node"]] = MappingProxyType({})
 _NO_ENTRIES: Final = np.empty(0, dtype=np.int32)
@@ -46,8 +50,11 @@ class Node:
         "end",
         "last_access",
         "lock_count",
+        "marks",
         "num_pages",
+        "page_hashes",
         "parent",
+        "record",
         "start",
     )
 
@@ -67,6 +74,12 @@ class Node:
         """Leases that hold this node or one below it."""
         self.last_access = 0
         """When a lease last let go of it, by the eviction policy's logical clock."""
+        self.page_hashes: PageHashes | None = None
+        """What has been hashed of the way here, for ``EvictedPrefixes`` alone."""
+        self.record: Any = None
+        """What the eviction policy remembers of it; nobody else looks."""
+        self.marks: list[Mark] | None = None
+        """What somebody asked to keep of it, for ``Retention`` alone; None if nothing."""
 
     @property
     def tokens(self) -> TokenArray:

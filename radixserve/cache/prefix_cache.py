@@ -17,30 +17,68 @@ raises ``OutOfPagesError`` has changed no lease and dropped no page.
 Costs: a decode step inside its last page costs O(1) in ``reserve`` and in ``commit``; otherwise
 each call costs what it moves (tokens compared or inserted, pages), plus O(1) per node on the path.
 
-Forbidden: ``commit``, ``fork`` or ``release`` of a lease while a step that writes its pages is in
-flight. ``commit`` may give pages back and swap them in the table.
+The law of order. The cache changes hands at once, while steps that were planned before may still
+be in flight. That is safe because of two things that whoever runs the steps owes: steps, each with
+its copies before its writes, run one after another in the order in which they were launched; and a
+step's page tables are copied when it is launched. So what a step in flight reads and writes was
+settled at its launch, by leases that held those pages then, and whoever is given one of them
+afterwards touches it in a later step, which runs later. Of a lease that steps in flight use:
+
+- ``release`` is safe. Own pages become free though a step will still read or write them: their next
+  owner writes them after it. A partial page goes into the tree though a step may still write into
+  it: behind the tokens that the tree claims, for a row starts where the known computed tokens end.
+  Those slots stay junk, for nobody ever writes into a page of the tree: whoever goes on from its
+  tokens copies the page, in a later step, and overwrites the junk in the copy; a leaf that "grows
+  in place" lists that copy from then on.
+- ``commit`` is safe. A page that it gives back for the tree's may be read once more by a step in
+  flight, whose table still lists it. It is not written: a row in flight starts behind the tokens
+  committed, hence behind every full page of them.
+- Dropping a pending copy that is in flight (``release``) is safe: source and target change hands
+  after it has run. While the lease lives its source stays held until ``finish_copy``, so that no
+  eviction gets it meanwhile; that is more than order asks for.
+- ``evict``, ``forget`` and ``clear`` are safe: a living lease's pages are locked or its own.
+
+Forbidden: giving ``commit``, ``fork`` or ``release`` a token that is not known to be computed,
+launched or not: a step in flight may fail, and then the tree would claim what is not there.
+``fork`` of a lease with a row in flight: where the choices part is not known yet. A pending copy in
+a second plan: it would undo what the first step wrote behind it. Changing a lease's table and
+launching a plan made before: ``commit`` swaps pages. ``finish_copy`` before the step has run.
 """
 
+import time
 from collections.abc import Iterable
+from typing import Final
 
 import numpy as np
 
+from radixserve.cache import explain
+from radixserve.cache.events import EventLog
+from radixserve.cache.evicted import Clock, EvictedPrefixes
 from radixserve.cache.eviction import LRU, EvictionPolicy
+from radixserve.cache.explain import Finding
 from radixserve.cache.lease import Lease, PageCopy
 from radixserve.cache.lookup import page_table
 from radixserve.cache.page_pool import PagePool
 from radixserve.cache.radix_tree import RadixTree
+from radixserve.cache.retention import Keep, Retention
 from radixserve.errors import OutOfPagesError
 from radixserve.ids import Namespace, PageArray, PageId, TokenArray
-from radixserve.types import CacheInfo
+from radixserve.types import CacheEvent, CacheInfo
 
-__all__ = ["Lease", "PageCopy", "PrefixCache"]
+__all__ = ["Finding", "Lease", "PageCopy", "PrefixCache"]
+
+_MIN_REMEMBERED: Final = 4096
+_MAX_REMEMBERED: Final = 2**18
 
 
 class PrefixCache:
-    """Pool, tree and policy under one roof. ``pool`` may be injected (tests let it fail)."""
+    """Pool, tree and policy under one roof. ``pool`` may be injected (tests let it fail).
 
-    __slots__ = ("evicted_pages", "page_size", "pool", "tree")
+    ``clock`` dates evictions. What was evicted is remembered by hash, four times as many pages as
+    there are, within bounds (``evicted.py``).
+    """
+
+    __slots__ = ("_evicted", "evicted_pages", "page_size", "policy", "pool", "retention", "tree")
 
     def __init__(
         self,
@@ -49,10 +87,16 @@ class PrefixCache:
         policy: EvictionPolicy | None = None,
         *,
         pool: PagePool | None = None,
+        clock: Clock = time.monotonic,
     ) -> None:
         self.page_size = page_size
         self.pool = PagePool(num_pages) if pool is None else pool
-        self.tree = RadixTree(page_size, self.pool, LRU() if policy is None else policy)
+        self.policy: EvictionPolicy = LRU() if policy is None else policy
+        self.retention = Retention(self.policy, clock, num_pages, page_size)
+        self.tree = RadixTree(page_size, self.pool, self.retention)
+        num_remembered = min(max(_MIN_REMEMBERED, 4 * num_pages), _MAX_REMEMBERED)
+        self._evicted = EvictedPrefixes(page_size, num_remembered, clock)
+        self.tree.evicted = self._evicted
         self.evicted_pages = 0
         """Pages that eviction made free since the start."""
 
@@ -64,6 +108,21 @@ class PrefixCache:
         *Cost*: O(matched tokens + the rest of the last edge), vectorised, plus about 2 µs a node.
         """
         return self.tree.match(namespace, tokens).num_tokens
+
+    def explain(
+        self, namespace: Namespace, tokens: TokenArray, *, whole_pages_only: bool = False
+    ) -> Finding:
+        """What ``acquire`` would find just now, and why no more. Changes nothing that shows.
+
+        *Cost*: ``match`` + ``EvictedPrefixes.seconds_since``.
+        """
+        match = self.tree.match(namespace, tokens)
+        finding = explain.explain(match, tokens, self._evicted)
+        return finding.whole_pages(self.page_size) if whole_pages_only else finding
+
+    def is_held_elsewhere(self, namespace: Namespace, tokens: TokenArray, num_tokens: int) -> bool:
+        """See ``explain.is_held_elsewhere``: not to be told to whoever sent the tokens."""
+        return explain.is_held_elsewhere(self.tree.roots, namespace, tokens, num_tokens)
 
     def acquire(
         self, namespace: Namespace, tokens: TokenArray, *, whole_pages_only: bool = False
@@ -116,7 +175,8 @@ class PrefixCache:
         """Let the full pages of ``tokens`` (int32[n]: all that the request has computed) be shared.
 
         Where the tree already held the same tokens its pages replace the lease's in the table, and
-        the lease's become free at once. *Mutates* lease and tree. *Raises* ``ValueError`` for more
+        the lease's become free at once: a step in flight may still read them (the law of order).
+        *Mutates* lease and tree. *Raises* ``ValueError`` for more
         tokens than were reserved. *Cost*: O(1) without a new full page, else O(new tokens).
         """
         num_full = len(tokens) // self.page_size
@@ -171,9 +231,10 @@ class PrefixCache:
         self.pool.unuse(np.array([copy.source], dtype=np.int32))
         lease.pending_copy = None
 
-    def release(self, lease: Lease, tokens: TokenArray) -> None:
+    def release(self, lease: Lease, tokens: TokenArray, keep: Keep | None = None) -> None:
         """End the lease; ``tokens`` (int32[n]: all computed ones) stay, the partial page included.
 
+        ``keep`` asks to evict others first, for a while (``retention.py`` bounds what that can do).
         If the pending copy never ran, nothing was computed and nothing is inserted. *Mutates* lease
         and tree. *Raises* ``RuntimeError`` if it has been released before, ``ValueError`` for more
         tokens than were reserved. *Cost*: O(new tokens + own pages + nodes on the path) + merges.
@@ -187,6 +248,8 @@ class PrefixCache:
             pages = lease.page_table[lease.num_shared_pages : num_pages]
             node = self.tree.insert(node, tokens, pages)
         self.pool.unuse(lease.own_pages)
+        if keep is not None:
+            self.retention.mark(node, keep)
         self.tree.unlock(node)
         lease.close()
 
@@ -236,11 +299,37 @@ class PrefixCache:
         """Drop what is cached under ``namespace`` and not in use; returns the pages made free."""
         return self.tree.forget(namespace)
 
-    def clear(self) -> int:
-        """Drop everything that is not in use; returns the pages made free."""
-        return sum(self.tree.forget(namespace) for namespace in list(self.tree.roots))
+    def clear(self, namespace: Namespace | None = None) -> int:
+        """Drop everything, of all namespaces or one, that is not in use, and forget what was
+        evicted; returns the pages made free."""
+        if namespace is not None:
+            self._evicted.forget(namespace)
+            return self.forget(namespace)
+        self._evicted.clear()
+        num_freed = sum(self.tree.forget(namespace) for namespace in list(self.tree.roots))
+        if self.tree.events is not None:
+            self.tree.events.cleared()
+        return num_freed
 
     # Watching
+
+    def watch(self) -> list[CacheEvent]:
+        """Begin to note which full pages come and go; returns a snapshot of what is stored.
+
+        Called again it returns another snapshot, and forgets the events not taken, which are part
+        of it. *Cost*: O(all tokens) the first time, then O(nodes + pages).
+        """
+        if self.tree.events is None:
+            self.tree.events = EventLog(self.tree)
+        return self.tree.events.snapshot()
+
+    def unwatch(self) -> None:
+        """Note nothing any more, at no cost."""
+        self.tree.events = None
+
+    def take_events(self) -> list[CacheEvent]:
+        """What came and went since the last call, or since the snapshot; to be called regularly."""
+        return [] if self.tree.events is None else self.tree.events.take()
 
     @property
     def free_pages(self) -> int:

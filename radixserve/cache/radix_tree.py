@@ -46,6 +46,8 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
+from radixserve.cache.events import EventLog
+from radixserve.cache.evicted import EvictedPrefixes
 from radixserve.cache.eviction import EvictionPolicy
 from radixserve.cache.lookup import Match, common_prefix, longest_match
 from radixserve.cache.node import Node, Root
@@ -66,7 +68,7 @@ def _key(node: Node) -> int:
 class RadixTree:
     """Prefixes and their pages. Mutates ``pool`` and ``policy``, which it must not share."""
 
-    __slots__ = ("_roots", "page_size", "policy", "pool")
+    __slots__ = ("_roots", "events", "evicted", "page_size", "policy", "pool")
 
     def __init__(self, page_size: int, pool: PagePool, policy: EvictionPolicy) -> None:
         if page_size < 1:
@@ -74,6 +76,10 @@ class RadixTree:
         self.page_size = page_size
         self.pool = pool
         self.policy = policy
+        self.events: EventLog | None = None
+        """Told of full pages that come and go, while somebody watches."""
+        self.evicted: EvictedPrefixes | None = None
+        """Told of what eviction cuts, if anybody wants to know."""
         self._roots: dict[Namespace, Root] = {}
 
     @property
@@ -135,12 +141,12 @@ class RadixTree:
         *Mutates* topology, lock counts, pool, policy. *Cost*: O(nodes on the path + pages of those
         no longer locked + edges merged).
         """
+        self.policy.touch(node)
         released: list[Node] = []
         above: Node | None = node
         while above is not None:
             assert above.lock_count > 0, f"unlocking {above}, which is not locked"
             above.lock_count -= 1
-            self.policy.touch(above)
             if above.lock_count == 0:
                 released.append(above)
             above = above.parent
@@ -191,6 +197,8 @@ class RadixTree:
         """Hang ``tokens`` below ``node``, to which no child offers a way, and lock them."""
         self.pool.attach(pages)
         self.pool.use(pages)
+        if self.events is not None:
+            self.events.stored(node, tokens, pages)
         num_partial = node.end % self.page_size
         if node.lock_count == 1 and not node.children and node.parent is not None:
             depth = node.end
@@ -259,7 +267,6 @@ class RadixTree:
         num_shared = 1 if depth % self.page_size else 0
         upper = Node(parent, node.start, tokens[:num_upper], pages[: below + num_shared])
         upper.lock_count = node.lock_count
-        upper.last_access = node.last_access
         if num_shared:
             self.pool.attach(upper.last_page)
             if upper.lock_count:
@@ -268,6 +275,7 @@ class RadixTree:
         node.set_edge(depth, tokens[num_upper:], pages[below:])
         node.parent = upper
         upper.add_child(_key(node), node)
+        self.policy.split(upper, node)
         return upper
 
     @staticmethod
@@ -297,12 +305,14 @@ class RadixTree:
                 self.pool.detach(upper.last_page)
         if not bottom.children:
             self.policy.remove(bottom)
+            self.policy.merge(chain, top)
             top.children = bottom.children
             for lower in chain[1:]:
                 kept = lower.start // self.page_size - top.start // self.page_size
                 top.extend(lower.tokens, lower.pages, num_kept_pages=kept)
             self.policy.add(top)
             return
+        self.policy.merge(chain, bottom)
         parent = top.parent
         assert parent is not None
         pages = [
@@ -314,7 +324,6 @@ class RadixTree:
             np.concatenate([node.tokens for node in chain]),
             np.concatenate([*pages, bottom.pages]),
         )
-        bottom.last_access = top.last_access
         bottom.parent = parent
         parent.add_child(_key(bottom), bottom)
 
@@ -338,16 +347,33 @@ class RadixTree:
         return self.pool.free_pages - before
 
     def _trim(self, leaf: Node, wanted: int) -> None:
-        """Drop pages from the end of an edge until ``wanted`` are free, or it is gone."""
+        """Drop pages from the end of an edge until ``wanted`` are free, or its floor is reached."""
         num_kept = leaf.num_pages
-        while num_kept and (missing := wanted - self.pool.free_pages) > 0:
+        first = leaf.start // self.page_size
+        depth = self.policy.floor(leaf)
+        floor = 0
+        if depth > leaf.start:
+            # A page that begins above the floor stays, unless it is the last one.
+            floor = min(-(-depth // self.page_size) - first, num_kept - 1)
+        while num_kept > floor and (missing := wanted - self.pool.free_pages) > 0:
             # Not every page becomes free (the parent may list it, a copy may wait for it), but
             # never more than are missing.
-            end, num_kept = num_kept, max(0, num_kept - missing)
+            end, num_kept = num_kept, max(floor, num_kept - missing)
             self.pool.detach(leaf.pages[num_kept:end])
         if num_kept:
-            leaf.truncate((leaf.start // self.page_size + num_kept) * self.page_size, num_kept)
+            end_depth = (first + num_kept) * self.page_size
+            if self.events is not None:
+                self.events.removed(leaf, end_depth)
+            if self.evicted is not None:
+                self.evicted.bury(leaf, end_depth)
+            self.policy.trim(leaf, end_depth)
+            leaf.truncate(end_depth, num_kept)
             return
+        if self.events is not None:
+            self.events.removed(leaf, leaf.start)
+        if self.evicted is not None:
+            self.evicted.bury(leaf, leaf.start)
+        self.policy.trim(leaf, leaf.start)
         self.policy.remove(leaf)
         parent = leaf.parent
         assert parent is not None
@@ -416,6 +442,9 @@ class RadixTree:
             node = stack.pop()
             if not node.children:
                 self.policy.remove(node)
+            if self.events is not None:
+                self.events.removed(node, node.start)
+            self.policy.drop(node)
             num_freed += self.pool.detach(node.pages)
             stack.extend(node.children.values())
         return num_freed

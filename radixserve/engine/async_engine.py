@@ -15,16 +15,41 @@ from dataclasses import replace
 from typing import Self
 
 from radixserve.config import EngineConfig
+from radixserve.engine.asking import OpenQuestions
+from radixserve.engine.cache_watch import CacheWatch, CacheWatchers
 from radixserve.engine.client import EngineClient
 from radixserve.engine.intake import Intake
 from radixserve.engine.interface import TextDelta
-from radixserve.engine.messages import Abort, Step, Submit
+from radixserve.engine.messages import (
+    Abort,
+    CacheEvents,
+    CacheStatsRead,
+    ClearCache,
+    Cleared,
+    Explain,
+    Explained,
+    ReadCacheStats,
+    Step,
+    Submit,
+    ToEngine,
+    WatchCache,
+)
 from radixserve.errors import EngineDeadError, ShuttingDownError
 from radixserve.ids import DEFAULT_NAMESPACE, Namespace, RequestId
 from radixserve.sampling.params import SamplingParams
 from radixserve.text.stream import ChoiceText
 from radixserve.text.tokenizer import Tokenizer
-from radixserve.types import CacheInfo, EngineInfo, EngineRequest, EngineStats, TokenDelta
+from radixserve.types import (
+    NO_HINTS,
+    CacheExplanation,
+    CacheHints,
+    CacheInfo,
+    CacheStats,
+    EngineInfo,
+    EngineRequest,
+    EngineStats,
+    TokenDelta,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -89,6 +114,7 @@ class RequestStream:
                 finish_reason=step.finish_reason,
                 stop_reason=step.stop_reason,
                 num_cached_tokens=delta.num_cached_tokens,
+                cache_report=delta.cache_report,
                 error=delta.error,
             )
         )
@@ -123,6 +149,8 @@ class AsyncEngine:
         self._idle = asyncio.Event()
         self._idle.set()
         self._sends: set[asyncio.Task[None]] = set()
+        self._questions = OpenQuestions(lambda message: self._client.send(message))  # noqa: PLW0108  # bound later
+        self._watchers = CacheWatchers(lambda snapshot: self._post(WatchCache(snapshot)))
 
     @classmethod
     async def start(cls, config: EngineConfig) -> Self:
@@ -134,7 +162,11 @@ class AsyncEngine:
             config = replace(config, max_itl_stretch=SERVING_ITL_STRETCH)
         engine = cls()
         engine._client, engine.info = await EngineClient.start(
-            config, on_step=engine._on_step, on_exit=engine._on_exit
+            config,
+            on_step=engine._on_step,
+            on_cache_events=engine._on_cache_events,
+            on_answer=engine._questions.feed,
+            on_exit=engine._on_exit,
         )
         try:
             engine.tokenizer = await asyncio.to_thread(
@@ -174,15 +206,13 @@ class AsyncEngine:
         params: SamplingParams,
         *,
         namespace: Namespace = DEFAULT_NAMESPACE,
+        hints: CacheHints = NO_HINTS,
         continues_prompt: bool = False,
     ) -> RequestStream:
         """See ``interface.Engine.submit``."""
-        if not self._accepting:
-            raise ShuttingDownError("the server is shutting down and takes no more requests")
-        if not self.is_alive:
-            raise EngineDeadError("the engine process has ended; restart the server")
+        self._check_accepting()
         request = self._intake.admit(
-            RequestId(uuid.uuid4().hex), prompt_ids, params, namespace=namespace
+            RequestId(uuid.uuid4().hex), prompt_ids, params, namespace=namespace, hints=hints
         )
         stream = RequestStream(self, request, continues_prompt=continues_prompt)
         self._streams[request.request_id] = stream
@@ -200,14 +230,39 @@ class AsyncEngine:
         that goes away must not depend on anything."""
         if index is None:
             self._forget(request_id)
-        if self.is_alive:
-            task = asyncio.ensure_future(self._client.send(Abort(request_id, index)))
-            self._sends.add(task)
-            task.add_done_callback(self._sent)
+        self._post(Abort(request_id, index))
+
+    async def explain(
+        self, prompt_ids: Sequence[int], *, namespace: Namespace = DEFAULT_NAMESPACE
+    ) -> CacheExplanation:
+        """See ``interface.Engine.explain``."""
+        checked = self._intake.check_prompt(prompt_ids)
+        reply = await self._questions.ask(Explain(checked, namespace))
+        assert isinstance(reply, Explained), reply
+        return reply.explanation
+
+    async def clear_cache(self, namespace: Namespace | None = None) -> int:
+        """See ``interface.Engine.clear_cache``."""
+        reply = await self._questions.ask(ClearCache(namespace))
+        assert isinstance(reply, Cleared), reply
+        return reply.num_freed_pages
+
+    async def cache_stats(self) -> CacheStats:
+        """See ``interface.Engine.cache_stats``."""
+        reply = await self._questions.ask(ReadCacheStats())
+        assert isinstance(reply, CacheStatsRead), reply
+        self._stats = reply.stats.engine
+        return reply.stats
+
+    def watch_cache(self) -> CacheWatch:
+        """See ``interface.Engine.watch_cache``."""
+        self._check_accepting()
+        return self._watchers.open(self.info.num_pages)
 
     async def drain(self, timeout_s: float) -> None:
         """See ``interface.Engine.drain``."""
         self._accepting = False
+        self._watchers.end()
         try:
             await asyncio.wait_for(self._idle.wait(), timeout_s)
         except TimeoutError:
@@ -218,8 +273,10 @@ class AsyncEngine:
     async def aclose(self) -> None:
         """See ``interface.Engine.aclose``. Idempotent."""
         self._accepting = False
+        self._watchers.end()
         await self._client.aclose()
         self._fail_all("the server is shutting down")
+        self._questions.fail("the server is shutting down")
 
     def _on_step(self, step: Step) -> None:
         self._stats = step.stats
@@ -230,8 +287,13 @@ class AsyncEngine:
                 if stream.is_finished:
                     self._forget(delta.request_id)
 
+    def _on_cache_events(self, message: CacheEvents) -> None:
+        self._watchers.feed(message.events, message.snapshot)
+
     def _on_exit(self) -> None:
+        self._watchers.end()
         self._fail_all("the engine process has ended; this answer is lost, please ask again")
+        self._questions.fail("the engine process has ended")
 
     def _fail_all(self, error: str) -> None:
         for request_id, stream in tuple(self._streams.items()):
@@ -243,7 +305,20 @@ class AsyncEngine:
         if not self._streams:
             self._idle.set()
 
+    def _check_accepting(self) -> None:
+        if not self._accepting:
+            raise ShuttingDownError("the server is shutting down and takes no more requests")
+        if not self.is_alive:
+            raise EngineDeadError("the engine process has ended; restart the server")
+
+    def _post(self, message: ToEngine) -> None:
+        """Send without waiting; to an engine that is gone, nothing is sent."""
+        if self.is_alive:
+            task = asyncio.ensure_future(self._client.send(message))
+            self._sends.add(task)
+            task.add_done_callback(self._sent)
+
     def _sent(self, task: asyncio.Task[None]) -> None:
         self._sends.discard(task)
         if not task.cancelled() and task.exception() is not None:
-            logger.debug("an abort did not reach the engine: %s", task.exception())
+            logger.debug("a message did not reach the engine: %s", task.exception())

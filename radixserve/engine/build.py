@@ -5,6 +5,7 @@ The one place where runner, scheduler and cache meet. Cost: reads the weights on
 
 import time
 
+from radixserve.cache.policies import make_policy
 from radixserve.cache.prefix_cache import PrefixCache
 from radixserve.config import DEMO_MODEL, EngineConfig
 from radixserve.demo import ensure_demo_model
@@ -30,7 +31,8 @@ def build_core(config: EngineConfig, *, progress: bool) -> EngineCore:
     model_config = ModelConfig.from_dir(directory)
     runner = make_runner(config, directory, model_config, progress=progress)
     found = runner.info
-    cache = PrefixCache(found.num_pages, found.page_size)
+    policy = make_policy(config.eviction_policy, time.monotonic, found.num_pages, found.page_size)
+    cache = PrefixCache(found.num_pages, found.page_size, policy)
     scheduler = Scheduler(
         cache,
         max_batch_tokens=found.limits.max_batch_tokens,

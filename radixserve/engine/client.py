@@ -20,6 +20,8 @@ import zmq.asyncio
 from radixserve import errors
 from radixserve.config import EngineConfig
 from radixserve.engine.messages import (
+    Answer,
+    CacheEvents,
     Failed,
     Ready,
     Step,
@@ -40,8 +42,9 @@ EXIT_TIMEOUT_S = 5.0
 class EngineClient:
     """One engine process. Made by ``start``; ``aclose`` ends it.
 
-    ``on_step`` is called, on the event loop, with each ``Step``; ``on_exit`` once, when the process
-    has ended for whatever reason.
+    ``on_step`` is called, on the event loop, with each ``Step``, ``on_cache_events`` with each
+    ``CacheEvents``, ``on_answer`` with each ``Answer``; ``on_exit`` once, when
+    the process has ended for whatever reason.
     """
 
     def __init__(
@@ -64,6 +67,8 @@ class EngineClient:
         config: EngineConfig,
         *,
         on_step: Callable[[Step], None],
+        on_cache_events: Callable[[CacheEvents], None],
+        on_answer: Callable[[Answer], None],
         on_exit: Callable[[], None],
     ) -> tuple["EngineClient", EngineInfo]:
         """Start the process and wait until it has loaded the model.
@@ -114,7 +119,7 @@ class EngineClient:
             await client.aclose()
             raise
         client._tasks = [
-            asyncio.create_task(client._receive(on_step)),
+            asyncio.create_task(client._receive(on_step, on_cache_events, on_answer)),
             asyncio.create_task(client._watch(on_exit)),
         ]
         return client, info
@@ -180,15 +185,27 @@ class EngineClient:
             case other:
                 raise EngineDeadError(f"the engine process began with {type(other).__name__}")
 
-    async def _receive(self, on_step: Callable[[Step], None]) -> None:
+    async def _receive(
+        self,
+        on_step: Callable[[Step], None],
+        on_cache_events: Callable[[CacheEvents], None],
+        on_answer: Callable[[Answer], None],
+    ) -> None:
         """Hand on what comes. If that fails the process is ended: what it goes on to say would
         reach nobody, and whoever waits for it would wait forever."""
         while True:
             data = await self._socket.recv()
             try:
                 message = decode_from_engine(data)
-                assert isinstance(message, Step), f"unexpected {type(message).__name__}"
-                on_step(message)
+                match message:
+                    case Step():
+                        on_step(message)
+                    case CacheEvents():
+                        on_cache_events(message)
+                    case Answer():
+                        on_answer(message)
+                    case _:
+                        raise AssertionError(f"unexpected {type(message).__name__}")
             except Exception:
                 logger.exception("the engine's message was not understood; the engine is ended")
                 with contextlib.suppress(ProcessLookupError):

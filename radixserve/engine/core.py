@@ -20,15 +20,27 @@ anything may be called, whatever is in flight.
 import logging
 import time
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
+
 from radixserve.cache.prefix_cache import PrefixCache
-from radixserve.ids import RequestId
+from radixserve.ids import DEFAULT_NAMESPACE, Namespace, RequestId
 from radixserve.scheduler.pacing import Pacer
 from radixserve.scheduler.plan import StepPlan, StepResult
 from radixserve.scheduler.scheduler import Scheduler
-from radixserve.types import CacheInfo, EngineInfo, EngineRequest, EngineStats, TokenDelta
+from radixserve.types import (
+    CacheEvent,
+    CacheExplanation,
+    CacheInfo,
+    CacheStats,
+    EngineInfo,
+    EngineRequest,
+    EngineStats,
+    TokenDelta,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +96,9 @@ class EngineCore:
         self._pacer = pacer
         self._in_flight: deque[_InFlight] = deque()
         self._last_end_s = 0.0
-        """When the last step ended, by the monotonic clock."""
+        """When the last step ended, by the monotonic clock; rather, when the host noticed."""
+        self._is_interrupted = False
+        """Whether ``step`` was left by an interrupt, which is no ``Exception``."""
 
     def add(self, request: EngineRequest) -> None:
         """Queue a request that intake has validated. It first runs in a later ``step``."""
@@ -92,7 +106,7 @@ class EngineCore:
 
     def abort(self, request_id: RequestId, index: int | None = None) -> list[TokenDelta]:
         """End a request, or one of its choices, now. Unknown or ended ids are ignored."""
-        return self._scheduler.abort(request_id, index)
+        return self._recover() + self._scheduler.abort(request_id, index)
 
     @property
     def has_work(self) -> bool:
@@ -109,6 +123,26 @@ class EngineCore:
         An exception of the runner ends the step's requests with ``finish_reason="error"``; the
         engine and all other requests go on.
         """
+        deltas = self._recover()
+        # Until this returns or raises an Exception: whoever catches an interrupt and goes on finds
+        # the engine in whatever state it had.
+        self._is_interrupted = True
+        try:
+            deltas += self._step()
+        except Exception:
+            self._is_interrupted = False
+            raise
+        self._is_interrupted = False
+        return deltas
+
+    def _recover(self) -> list[TokenDelta]:
+        """Get over the interrupt that ended the last ``step``, if one did."""
+        if not self._is_interrupted:
+            return []
+        self._is_interrupted = False
+        return self._scheduler.recover([step.plan for step in self._in_flight])
+
+    def _step(self) -> list[TokenDelta]:
         if self._has_room():
             plan = self._scheduler.schedule(max_chunk_tokens=self._pacer.max_chunk_tokens())
             if plan.rows:
@@ -136,10 +170,6 @@ class EngineCore:
             finally:
                 failed = self._scheduler.fail(plan, _describe(error))
             return deltas + failed
-        except BaseException as error:
-            # Whoever catches this goes on with an engine that waits for no step never launched.
-            self._scheduler.fail(plan, _describe(error))
-            raise
         self._in_flight.append(_InFlight(plan, launched, begun_s))
         return None
 
@@ -171,11 +201,51 @@ class EngineCore:
     def cache_info(self) -> CacheInfo:
         return self._cache.info()
 
-    def clear_cache(self) -> int:
-        """Drop every page that no running request uses. Returns how many became free.
+    def clear_cache(self, namespace: Namespace | None = None) -> int:
+        """Drop every page, of one namespace or all, that no running request uses. Returns how many
+        became free.
 
         A step in flight is done no harm (``cache/prefix_cache.py``)."""
-        return self._cache.clear()
+        return self._cache.clear(namespace)
+
+    def cache_stats(self) -> CacheStats:
+        """All figures of the cache. *Cost*: O(nodes of the tree)."""
+        tree = self._cache.tree
+        return CacheStats(
+            engine=self.stats(),
+            num_namespaces=len(tree.roots),
+            num_nodes=sum(1 for _ in tree.nodes()) - len(tree.roots),
+            eviction_policy=tree.policy.name,
+        )
+
+    def explain(
+        self, prompt_ids: Sequence[int], namespace: Namespace = DEFAULT_NAMESPACE
+    ) -> CacheExplanation:
+        """What a prompt, checked by intake, would find in the cache now. Changes nothing that
+        shows. *Cost*: a match, in every namespace."""
+        prompt = np.asarray(prompt_ids, dtype=np.int32)
+        finding = self._scheduler.explain(namespace, prompt)
+        return CacheExplanation(
+            num_prompt_tokens=len(prompt),
+            matched_tokens=finding.num_tokens,
+            cause=finding.cause,
+            evicted_seconds_ago=finding.evicted_s_ago,
+            in_other_namespaces=self._cache.is_held_elsewhere(
+                namespace, prompt[:-1], finding.num_tokens
+            ),
+        )
+
+    def watch_cache(self) -> list[CacheEvent]:
+        """Begin, or go on, to note which pages come and go; returns a snapshot of those stored."""
+        return self._cache.watch()
+
+    def unwatch_cache(self) -> None:
+        """Note it no more."""
+        self._cache.unwatch()
+
+    def take_cache_events(self) -> list[CacheEvent]:
+        """What came and went since the last call; nothing unless watched. Cost then: O(1)."""
+        return self._cache.take_events()
 
     def check_invariants(self) -> None:
         """Assert that nothing has leaked and everything agrees. Cost: O(everything)."""

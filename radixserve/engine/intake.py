@@ -26,7 +26,7 @@ from radixserve.errors import ContextLengthError, InvalidRequestError
 from radixserve.ids import DEFAULT_NAMESPACE, Namespace, RequestId
 from radixserve.sampling.params import SamplingParams
 from radixserve.text.tokenizer import Tokenizer
-from radixserve.types import EngineInfo, EngineRequest
+from radixserve.types import MAX_KEEP_S, NO_HINTS, CacheHints, EngineInfo, EngineRequest
 
 
 class Intake:
@@ -43,6 +43,7 @@ class Intake:
         params: SamplingParams,
         *,
         namespace: Namespace = DEFAULT_NAMESPACE,
+        hints: CacheHints = NO_HINTS,
     ) -> EngineRequest:
         """The request, validated and resolved.
 
@@ -51,16 +52,15 @@ class Intake:
 
         *Raises* ``InvalidRequestError`` naming the field, ``ContextLengthError`` if it cannot fit.
         """
+        if not 0 <= hints.keep_s <= MAX_KEEP_S:
+            raise InvalidRequestError(
+                f"cache_control asks to keep the prompt for {hints.keep_s} s; it must lie in "
+                f"[0, {MAX_KEEP_S}]",
+                param="cache_control",
+            )
         stop_token_ids = self._check_ids(params.stop_token_ids, "stop_token_ids").tolist()
         biased_ids = self._check_ids(list(params.logit_bias), "logit_bias").tolist()
-        if not len(prompt_ids):
-            raise InvalidRequestError(
-                "the prompt is empty: it has no tokens, and a model needs one to go on from",
-                param="prompt",
-            )
-        # Before anybody looks at the ids: a prompt of millions is refused for its length at once.
-        max_tokens = self._fit(len(prompt_ids), params)
-        prompt = self._check_ids(prompt_ids, "prompt")
+        prompt, max_tokens = self._check_prompt(prompt_ids, params)
         end_token_ids = set(stop_token_ids)
         if not params.ignore_eos:
             # Checkpoints disagree with themselves about what ends an answer; each opinion counts,
@@ -75,7 +75,7 @@ class Intake:
         )
         return EngineRequest(
             request_id=request_id,
-            prompt_ids=prompt.tolist(),
+            prompt_ids=prompt,
             params=plain.resolve(
                 self._info.sampling_defaults,
                 max_tokens=max_tokens,
@@ -83,7 +83,25 @@ class Intake:
             ),
             end_token_ids=sorted(end_token_ids),
             namespace=namespace,
+            hints=hints,
         )
+
+    def check_prompt(self, prompt_ids: Sequence[int]) -> list[int]:
+        """The prompt, validated as one that one token is to follow. *Raises* as ``admit``."""
+        return self._check_prompt(prompt_ids, SamplingParams(max_tokens=1))[0]
+
+    def _check_prompt(
+        self, prompt_ids: Sequence[int], params: SamplingParams
+    ) -> tuple[list[int], int]:
+        """The prompt's ids, and how many tokens its answer may have."""
+        if not len(prompt_ids):
+            raise InvalidRequestError(
+                "the prompt is empty: it has no tokens, and a model needs one to go on from",
+                param="prompt",
+            )
+        # Before anybody looks at the ids: a prompt of millions is refused for its length at once.
+        max_tokens = self._fit(len(prompt_ids), params)
+        return self._check_ids(prompt_ids, "prompt").tolist(), max_tokens
 
     def _fit(self, num_prompt: int, params: SamplingParams) -> int:
         """How many tokens the answer may have."""

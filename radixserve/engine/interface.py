@@ -11,7 +11,18 @@ from typing import Protocol
 from radixserve.ids import DEFAULT_NAMESPACE, Namespace, RequestId
 from radixserve.sampling.params import SamplingParams
 from radixserve.text.tokenizer import Tokenizer
-from radixserve.types import EngineInfo, EngineStats, FinishReason, TokenLogprob
+from radixserve.types import (
+    NO_HINTS,
+    CacheEvent,
+    CacheExplanation,
+    CacheHints,
+    CacheReport,
+    CacheStats,
+    EngineInfo,
+    EngineStats,
+    FinishReason,
+    TokenLogprob,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +42,8 @@ class TextDelta:
     stop_reason: int | str | None = None
     """The stop string or stop token id that ended the choice, if one of the request's own did."""
     num_cached_tokens: int = 0
+    cache_report: CacheReport | None = None
+    """Comes once, with the request's first delta of its first choice."""
     error: str | None = None
 
 
@@ -44,6 +57,18 @@ class TextStream(Protocol):
     request_id: RequestId
 
     def __aiter__(self) -> AsyncIterator[TextDelta]: ...
+
+    async def aclose(self) -> None: ...
+
+
+class CacheEventStream(Protocol):
+    """What comes into the cache and goes: a snapshot, then every event. Who reads too slowly gets
+    a ``lost`` event and another snapshot instead of some.
+
+    Iteration ends when the engine drains or ends. ``aclose`` ends it before. Idempotent.
+    """
+
+    def __aiter__(self) -> AsyncIterator[CacheEvent]: ...
 
     async def aclose(self) -> None: ...
 
@@ -70,6 +95,7 @@ class Engine(Protocol):
         params: SamplingParams,
         *,
         namespace: Namespace = DEFAULT_NAMESPACE,
+        hints: CacheHints = NO_HINTS,
         continues_prompt: bool = False,
     ) -> TextStream:
         """Start a request. Returns as soon as it is accepted.
@@ -82,8 +108,35 @@ class Engine(Protocol):
         """
         ...
 
+    async def explain(
+        self, prompt_ids: Sequence[int], *, namespace: Namespace = DEFAULT_NAMESPACE
+    ) -> CacheExplanation:
+        """What a prompt would find in the cache now, without running it: for whoever runs the
+        server, because it also tells of other namespaces.
+
+        *Raises* ``InvalidRequestError``, ``EngineDeadError``.
+        """
+        ...
+
+    async def clear_cache(self, namespace: Namespace | None = None) -> int:
+        """Forget what is cached and not in use, of one namespace or all. Returns how many pages
+        became free. *Raises* ``EngineDeadError``."""
+        ...
+
+    async def cache_stats(self) -> CacheStats:
+        """The figures at this moment. *Raises* ``EngineDeadError``."""
+        ...
+
+    def watch_cache(self) -> CacheEventStream:
+        """Watch which pages the cache holds; the engine notes it only while somebody does.
+
+        *Raises* ``ShuttingDownError``, ``EngineDeadError``.
+        """
+        ...
+
     async def drain(self, timeout_s: float) -> None:
-        """Take no more requests and wait until those in flight have ended, or the time is up."""
+        """Take no more requests, end who watches the cache, and wait until the requests in flight
+        have ended, or the time is up."""
         ...
 
     async def aclose(self) -> None:

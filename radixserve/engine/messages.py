@@ -1,14 +1,22 @@
 """What the engine process and its client say to each other, and how it is put into bytes.
 
-To the engine: ``Submit``, ``Abort``. From it: ``Ready`` or ``Failed`` once, then a ``Step`` after
-each step. MessagePack by msgspec, typed on both ends: a message that does not fit its type is
-refused by the decoder, never half understood.
+To the engine: ``Submit``, ``Abort``, ``WatchCache``. From it: ``Ready`` or ``Failed`` once, then a
+``Step`` after each step, and ``CacheEvents`` while it is told to. MessagePack by msgspec, typed on
+both ends: a message that does not fit its type is refused by the decoder, never half understood.
 """
 
 import msgspec
 
-from radixserve.ids import RequestId
-from radixserve.types import EngineInfo, EngineRequest, EngineStats, TokenDelta
+from radixserve.ids import Namespace, RequestId
+from radixserve.types import (
+    CacheEvent,
+    CacheExplanation,
+    CacheStats,
+    EngineInfo,
+    EngineRequest,
+    EngineStats,
+    TokenDelta,
+)
 
 
 class Submit(msgspec.Struct, frozen=True, tag=True):
@@ -22,6 +30,69 @@ class Abort(msgspec.Struct, frozen=True, tag=True):
 
     request_id: RequestId
     index: int | None = None
+
+
+class WatchCache(msgspec.Struct, frozen=True, tag=True):
+    """Say from now on what comes into the cache and goes, after a snapshot that bears this number;
+    None: say it no more."""
+
+    snapshot: int | None
+
+
+class Explain(msgspec.Struct, frozen=True, tag=True):
+    """What would this prompt, which intake has checked, find in the cache now?"""
+
+    prompt_ids: list[int]
+    namespace: Namespace
+
+
+class ClearCache(msgspec.Struct, frozen=True, tag=True):
+    """Drop what is cached and not in use, of one namespace or (None) of all. How many pages became
+    free?"""
+
+    namespace: Namespace | None
+
+
+class ReadCacheStats(msgspec.Struct, frozen=True, tag=True):
+    """What are the figures of the cache?"""
+
+
+Question = Explain | ClearCache | ReadCacheStats
+
+
+class Ask(msgspec.Struct, frozen=True, tag=True):
+    """A question, answered between two steps by an ``Answer`` of the same number."""
+
+    number: int
+    question: Question
+
+
+class Explained(msgspec.Struct, frozen=True, tag=True):
+    """Answers ``Explain``."""
+
+    explanation: CacheExplanation
+
+
+class Cleared(msgspec.Struct, frozen=True, tag=True):
+    """Answers ``ClearCache``."""
+
+    num_freed_pages: int
+
+
+class CacheStatsRead(msgspec.Struct, frozen=True, tag=True):
+    """Answers ``ReadCacheStats``."""
+
+    stats: CacheStats
+
+
+Reply = Explained | Cleared | CacheStatsRead
+
+
+class Answer(msgspec.Struct, frozen=True, tag=True):
+    """The reply to the question of that number."""
+
+    number: int
+    reply: Reply
 
 
 class Ready(msgspec.Struct, frozen=True, tag=True):
@@ -44,8 +115,16 @@ class Step(msgspec.Struct, frozen=True, tag=True):
     stats: EngineStats
 
 
-ToEngine = Submit | Abort
-FromEngine = Ready | Failed | Step
+class CacheEvents(msgspec.Struct, frozen=True, tag=True):
+    """What came into the cache and went since the last such message; or, with a number, all that
+    is in it just now. Sent while the engine is told to."""
+
+    events: list[CacheEvent]
+    snapshot: int | None = None
+
+
+ToEngine = Submit | Abort | WatchCache | Ask
+FromEngine = Ready | Failed | Step | CacheEvents | Answer
 
 _encoder = msgspec.msgpack.Encoder()
 _to_engine = msgspec.msgpack.Decoder(ToEngine)

@@ -26,14 +26,19 @@ from radixserve.engine.build import build_core
 from radixserve.engine.core import EngineCore
 from radixserve.engine.messages import (
     Abort,
+    Answer,
+    Ask,
+    CacheEvents,
     Failed,
     FromEngine,
     Ready,
     Step,
     Submit,
+    WatchCache,
     decode_to_engine,
     encode,
 )
+from radixserve.engine.questions import reply_to
 from radixserve.errors import RadixServeError
 from radixserve.types import TokenDelta
 
@@ -87,6 +92,7 @@ def _serve(core: EngineCore, socket: "zmq.Socket[bytes]") -> None:
         # Also without deltas: the figures must not stand still while a long prompt is computed.
         if had_work or deltas:
             _send(socket, Step(deltas, core.stats()))
+        _send_cache_events(core, socket)
 
 
 def _drain(core: EngineCore, socket: "zmq.Socket[bytes]") -> list[TokenDelta]:
@@ -102,6 +108,20 @@ def _drain(core: EngineCore, socket: "zmq.Socket[bytes]") -> list[TokenDelta]:
                 core.add(request)
             case Abort(request_id, index):
                 deltas += core.abort(request_id, index)
+            case WatchCache(snapshot=None):
+                core.unwatch_cache()
+            case WatchCache(number):
+                # What came before it goes first, to those who watch already.
+                _send_cache_events(core, socket)
+                _send(socket, CacheEvents(core.watch_cache(), number))
+            case Ask(number, question):
+                _send(socket, Answer(number, reply_to(core, question)))
+
+
+def _send_cache_events(core: EngineCore, socket: "zmq.Socket[bytes]") -> None:
+    events = core.take_cache_events()
+    if events:
+        _send(socket, CacheEvents(events))
 
 
 def _send(socket: "zmq.Socket[bytes]", message: FromEngine) -> None:

@@ -8,15 +8,19 @@ that is not reserved: answers may end early.
 Knows queues, producers and pages; no token budget (the scheduler stops asking when it is spent).
 """
 
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 
-from radixserve.cache.prefix_cache import PrefixCache
+from radixserve.cache.prefix_cache import Finding, PrefixCache
 from radixserve.errors import OutOfPagesError
+from radixserve.ids import Namespace, TokenArray
 from radixserve.request import Request, Status
 from radixserve.scheduler.policy import MAX_PASSED_OVER, MAX_PROBES, NUM_REFRESHED
 from radixserve.scheduler.producers import Producers
 from radixserve.scheduler.running import Running
 from radixserve.scheduler.waiting import WaitingQueue
+from radixserve.types import CacheReport, MissCause
 
 
 class Admission:
@@ -30,16 +34,22 @@ class Admission:
         running: Running,
         *,
         max_running: int,
+        enable_prefix_cache: bool = True,
     ) -> None:
         self._cache = cache
         self._waiting = waiting
         self._producers = producers
         self._running = running
         self._max_running = max_running
+        self._enable_prefix_cache = enable_prefix_cache
         self.prompt_tokens = 0
         """Prompt tokens of all requests at their first admission, since start."""
         self.cached_tokens = 0
         """Those of them that the tree held."""
+        self.in_flight_tokens = 0
+        """Those of these that were computed while the request waited for them."""
+        self.causes: Counter[MissCause] = Counter()
+        """First admissions by the cause of their miss."""
 
     def wait(self, request: Request, *, preempted: bool = False) -> None:
         """Queue a request that is new, was preempted, or found no room to fork."""
@@ -71,6 +81,8 @@ class Admission:
             production = self._producers.find(request, num_cached_tokens)
             if production is not None:
                 self._waiting.defer(request, production.producer, production.num_shared_tokens)
+                if request.num_matched_before_wait is None:
+                    request.num_matched_before_wait = num_cached_tokens
                 continue
             is_due = self._waiting.is_due(request)
             is_long = max_tokens is not None and request.num_tokens - num_cached_tokens > max_tokens
@@ -92,6 +104,12 @@ class Admission:
         # A match that ends inside a page keeps that page and a copy of it: one more page than the
         # tokens need. Whoever needs the whole pool to finish cannot have it.
         whole_pages_only = self._num_pages(request.max_total_tokens) >= cache.total_pages
+        finding: Finding | None = None
+        if request.num_cached_tokens is None:
+            # Before `acquire`: to make room it may evict what would have shown the cause.
+            finding = self.explain(
+                request.namespace, request.token_ids, whole_pages_only=whole_pages_only
+            )
         try:
             lease = cache.acquire(
                 request.namespace, request.token_ids[:-1], whole_pages_only=whole_pages_only
@@ -103,12 +121,38 @@ class Admission:
             cache.release(lease, request.token_ids[: lease.num_cached_tokens])
             return False
         self._waiting.admit(request)
-        if request.num_cached_tokens is None:
-            request.num_cached_tokens = lease.num_cached_tokens
-            self.prompt_tokens += request.num_prompt_tokens
-            self.cached_tokens += lease.num_cached_tokens
+        if finding is not None:
+            assert finding.num_tokens == lease.num_cached_tokens, f"{finding} is not what {lease}"
+            self._report(request, finding)
         self._running.enter(request, lease, lease.num_cached_tokens)
         return True
+
+    def explain(
+        self, namespace: Namespace, prompt: TokenArray, *, whole_pages_only: bool = False
+    ) -> Finding:
+        """What ``prompt`` (int32[n], n >= 1) would find in the cache now, and why no more."""
+        finding = self._cache.explain(namespace, prompt[:-1], whole_pages_only=whole_pages_only)
+        if not self._enable_prefix_cache:
+            return replace(finding, cause="cache_off", evicted_s_ago=None)
+        return finding
+
+    def _report(self, request: Request, finding: Finding) -> None:
+        """Note, once, how a request's prefix fared."""
+        num_cached_tokens = finding.num_tokens
+        request.num_cached_tokens = num_cached_tokens
+        before = request.num_matched_before_wait
+        num_in_flight = 0 if before is None else max(0, num_cached_tokens - before)
+        self.prompt_tokens += request.num_prompt_tokens
+        self.cached_tokens += num_cached_tokens
+        self.in_flight_tokens += num_in_flight
+        self.causes[finding.cause] += 1
+        request.cache_report = CacheReport(
+            device_tokens=num_cached_tokens - num_in_flight,
+            in_flight_tokens=num_in_flight,
+            computed_tokens=request.num_prompt_tokens - num_cached_tokens,
+            cause=finding.cause,
+            evicted_seconds_ago=finding.evicted_s_ago,
+        )
 
     def _has_room(self, num_pages: int) -> bool:
         if not self._running:

@@ -9,6 +9,7 @@ from bisect import insort
 from collections.abc import Iterator
 
 from radixserve.cache.prefix_cache import Lease, PrefixCache
+from radixserve.cache.retention import Keep
 from radixserve.request import Request, Status
 from radixserve.scheduler.producers import Producers
 from radixserve.scheduler.waiting import WaitingQueue
@@ -40,7 +41,7 @@ class Running:
         insort(self._requests, request, key=_arrival)
         self._producers.announce(request, lease.num_committed_tokens)
 
-    def leave(self, request: Request, num_kept_tokens: int) -> None:
+    def leave(self, request: Request, num_kept_tokens: int, keep: Keep | None = None) -> None:
         """End a request's lease, giving its first ``num_kept_tokens`` tokens to the tree.
 
         What steps in flight still do for it is in vain (``prefix_cache.py`` says why that harms
@@ -50,7 +51,7 @@ class Running:
         self._requests.remove(request)
         self._producers.withdraw(request)
         committed = request.lease.num_committed_tokens
-        self._cache.release(request.lease, request.token_ids[:num_kept_tokens])
+        self._cache.release(request.lease, request.token_ids[:num_kept_tokens], keep)
         request.lease = None
         request.num_computed_tokens = request.num_launched_tokens = 0
         request.num_pending_tokens = 0

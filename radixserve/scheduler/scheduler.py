@@ -21,14 +21,16 @@ Forbidden: ``schedule`` before the previous plan has been launched; ``update`` o
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
+from typing import Final
 
 import numpy as np
 
-from radixserve.cache.prefix_cache import PrefixCache
+from radixserve.cache.prefix_cache import Finding, PrefixCache
+from radixserve.cache.retention import Keep
 from radixserve.errors import OutOfPagesError
-from radixserve.ids import Namespace, RequestId
+from radixserve.ids import Namespace, RequestId, TokenArray
 from radixserve.request import Request, Status
 from radixserve.scheduler.admission import Admission
 from radixserve.scheduler.in_flight import InFlight
@@ -41,6 +43,9 @@ from radixserve.scheduler.waiting import WaitingQueue
 from radixserve.types import EngineRequest, EngineStats, FinishReason, SampledToken, TokenDelta
 
 logger = logging.getLogger(__name__)
+
+_RETURNS_SOON_S: Final = 60.0
+"""How long a request that returns soon is kept at least."""
 
 
 class Scheduler:
@@ -72,7 +77,12 @@ class Scheduler:
         self._waiting = WaitingQueue(max_overtakes)
         self._running = Running(cache, producers, self._waiting)
         self._admission = Admission(
-            cache, self._waiting, producers, self._running, max_running=max_running
+            cache,
+            self._waiting,
+            producers,
+            self._running,
+            max_running=max_running,
+            enable_prefix_cache=enable_prefix_cache,
         )
         self._planner = Planner(
             cache, self._running, self._admission, max_batch_tokens=max_batch_tokens
@@ -101,6 +111,7 @@ class Scheduler:
             namespace=namespace,
             stop_token_ids=frozenset(arrived.end_token_ids),
             arrival=self._next_arrival(),
+            hints=arrived.hints,
         )
         self._choices[request.request_id] = [request]
         self._admission.wait(request)
@@ -134,11 +145,17 @@ class Scheduler:
             num_steps=self._num_steps,
             prompt_tokens=self._admission.prompt_tokens,
             cached_tokens=self._admission.cached_tokens,
+            in_flight_tokens=self._admission.in_flight_tokens,
+            admissions=dict(self._admission.causes),
             computed_tokens=self._computed_tokens,
             generated_tokens=self._generated_tokens,
             preemptions=self._planner.preemptions,
             evicted_pages=self._cache.evicted_pages,
         )
+
+    def explain(self, namespace: Namespace, prompt: TokenArray) -> Finding:
+        """See ``Admission.explain``."""
+        return self._admission.explain(namespace, prompt)
 
     # -- deciding -----------------------------------------------------------------------------
 
@@ -205,6 +222,19 @@ class Scheduler:
             for delta in self._end(row.request, "error", error=error)
         ]
 
+    def recover(self, known: Collection[StepPlan]) -> list[TokenDelta]:
+        """Get over an interrupt that came anywhere in ``schedule``, ``update`` or ``fail``, or
+        between them: of the plans in flight only those in ``known`` will be updated.
+
+        Requests that count on another, or of which a plan was half taken in, end with an error.
+        """
+        self._in_flight.keep(known)
+        return [
+            delta
+            for request in self._in_flight.unexplained(self.running)
+            for delta in self._end(request, "error", error="the step was interrupted")
+        ]
+
     def _append(self, request: Request, token: SampledToken) -> TokenDelta:
         """Give a choice its next token, and end it if that was the last."""
         request.append(token.token_id)
@@ -234,6 +264,7 @@ class Scheduler:
                 stop_token_ids=parent.stop_token_ids,
                 arrival=self._next_arrival(),
                 index=index,
+                hints=parent.hints,
             )
             child.num_cached_tokens = parent.num_cached_tokens
             self._choices[parent.request_id].append(child)
@@ -272,7 +303,7 @@ class Scheduler:
             kept = request.num_computed_tokens
             if reason == "error":
                 kept = request.lease.num_committed_tokens
-            self._running.leave(request, kept)
+            self._running.leave(request, kept, _keep(request, kept))
         elif request in self._waiting:
             self._waiting.remove(request)
         request.status = Status.FINISHED
@@ -316,9 +347,20 @@ _BROKEN_LOGITS = (
 )
 
 
+def _keep(request: Request, num_kept_tokens: int) -> Keep | None:
+    """What its hints ask the cache to keep of a request that ends."""
+    hints = request.hints
+    if hints.returns_soon:
+        return Keep(num_kept_tokens, max(hints.keep_s, _RETURNS_SOON_S))
+    if hints.keep_s:
+        return Keep(min(num_kept_tokens, request.num_prompt_tokens), hints.keep_s)
+    return None
+
+
 def _delta(
     request: Request, token: SampledToken | None = None, *, error: str | None = None
 ) -> TokenDelta:
+    cache_report, request.cache_report = request.cache_report, None
     return TokenDelta(
         request_id=request.request_id,
         index=request.index,
@@ -329,5 +371,6 @@ def _delta(
             token.token_id if token is not None and request.finish_reason == "stop" else None
         ),
         num_cached_tokens=request.num_cached_tokens or 0,
+        cache_report=cache_report,
         error=error,
     )

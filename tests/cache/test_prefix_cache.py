@@ -104,7 +104,7 @@ def test_a_lease_without_tokens_keeps_its_namespace_alive() -> None:
 def test_info_and_counters() -> None:
     policy = LRU()
     cache = PrefixCache(8, 4, policy)
-    assert cache.tree.policy is policy
+    assert cache.policy is policy
     run(cache, numbers(0, 9))
     lease = start(cache, numbers(0, 4))
     assert cache.info() == CacheInfo(

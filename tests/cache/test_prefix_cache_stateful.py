@@ -27,13 +27,20 @@ from hypothesis.stateful import (
 from radixserve.cache.node import Node
 from radixserve.cache.page_pool import PagePool
 from radixserve.cache.prefix_cache import Lease, PrefixCache
+from radixserve.cache.retention import Keep
 from radixserve.errors import OutOfPagesError
 from radixserve.ids import Namespace, PageArray, PageId, TokenArray
+from tests.cache.retention_check import check_retention
 
 Tokens = tuple[int, ...]
 Slot = tuple[str, Tokens]
 
 NAMESPACES = [Namespace("a"), Namespace("b")]
+
+KEEPS = st.none() | st.builds(
+    Keep, st.sampled_from([0, 1, 7, 16, 1000]), st.sampled_from([0.0, 0.5, 8.0, 500.0])
+)
+"""Marks of all lengths, which end at once, soon or never."""
 
 
 class FailingPool(PagePool):
@@ -83,6 +90,8 @@ class CacheMachine(RuleBasedStateMachine):
         self.page_size = page_size
         self.pool = FailingPool(num_pages)
         self.cache = PrefixCache(num_pages, page_size, pool=self.pool)
+        self.now_s = 0.0
+        self.cache.retention._clock = lambda: self.now_s
         self.memory = np.full((num_pages, page_size), None, dtype=object)
         self.running: list[Running] = []
         self.inserted: dict[str, set[Tokens]] = {name: set() for name in NAMESPACES}
@@ -246,12 +255,12 @@ class CacheMachine(RuleBasedStateMachine):
             self.running.append(Running(request.namespace, computed, request.num_computed, lease))
 
     @precondition(lambda self: self.running)
-    @rule(pick=st.integers(0, 5))
-    def release(self, pick: int) -> None:
+    @rule(pick=st.integers(0, 5), keep=KEEPS)
+    def release(self, pick: int, keep: Keep | None = None) -> None:
         request = self.running.pop(pick % len(self.running))
         computed = tuple(request.tokens[: request.num_computed])
         ran = request.lease.pending_copy is None
-        self.cache.release(request.lease, as_array(computed))
+        self.cache.release(request.lease, as_array(computed), keep)
         if ran:
             self.inserted[request.namespace].add(computed)
             assert self.cache.match(request.namespace, as_array(computed)) == len(computed)
@@ -264,14 +273,17 @@ class CacheMachine(RuleBasedStateMachine):
         pick=st.integers(0, 1000),
         cut=st.integers(0, 80),
         suffix=st.lists(st.integers(0, 1), min_size=1, max_size=20),
+        keep=KEEPS,
     )
-    def whole_request(self, namespace: Namespace, pick: int, cut: int, suffix: list[int]) -> None:
+    def whole_request(
+        self, namespace: Namespace, pick: int, cut: int, suffix: list[int], keep: Keep | None
+    ) -> None:
         """One request from beginning to end, so that the tree fills up."""
         num_running = len(self.running)
         self.acquire(namespace, pick, cut, suffix, whole_pages_only=False)
         if len(self.running) > num_running:
             self.step({num_running}, 1000, [0] * 8)
-            self.release(num_running)
+            self.release(num_running, keep)
 
     @rule(
         num_pages=st.sampled_from([0, 1, 1, 2, 3, 5, 1000]),
@@ -297,6 +309,10 @@ class CacheMachine(RuleBasedStateMachine):
         assert root is None or all(child.lock_count for child in root.children.values())
         self.lossless = False
 
+    @rule(seconds=st.sampled_from([-100.0, 0.2, 5.0, 5.0, 1000.0]))
+    def pass_time(self, seconds: float) -> None:
+        self.now_s += seconds
+
     @rule()
     def fail_next_allocation(self) -> None:
         self.pool.fails = True
@@ -308,6 +324,10 @@ class CacheMachine(RuleBasedStateMachine):
         self.cache.check_invariants([request.lease for request in self.running])
         info = self.cache.info()
         assert info.free_pages + info.cached_pages + info.in_use_pages == info.total_pages
+
+    @invariant()
+    def marks_are_sound(self) -> None:
+        check_retention(self.cache)
 
     @invariant()
     def memory_holds_what_it_should(self) -> None:

@@ -148,7 +148,12 @@ def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str) -> None
 
 
 async def start_client(**callbacks: Any) -> EngineClient:
-    nothing: dict[str, Any] = {"on_step": lambda step: None, "on_exit": lambda: None}
+    nothing: dict[str, Any] = {
+        "on_step": lambda step: None,
+        "on_cache_events": lambda message: None,
+        "on_answer": lambda answer: None,
+        "on_exit": lambda: None,
+    }
     client, _ = await EngineClient.start(EngineConfig(), **nothing | callbacks)
     return client
 
@@ -272,7 +277,11 @@ from radixserve.engine.client import EngineClient
 async def main():
     config = EngineConfig(model=sys.argv[1], num_pages=20, num_threads=1, dtype="float32")
     client, info = await EngineClient.start(
-        config, on_step=lambda step: None, on_exit=lambda: None
+        config,
+        on_step=lambda step: None,
+        on_cache_events=lambda message: None,
+        on_answer=lambda answer: None,
+        on_exit=lambda: None,
     )
     print("ready", client.pid, flush=True)
     await asyncio.Event().wait()

@@ -11,12 +11,22 @@ from hypothesis import strategies as st
 
 from radixserve.engine.messages import (
     Abort,
+    Answer,
+    Ask,
+    CacheEvents,
+    CacheStatsRead,
+    ClearCache,
+    Cleared,
+    Explain,
+    Explained,
     Failed,
     FromEngine,
+    ReadCacheStats,
     Ready,
     Step,
     Submit,
     ToEngine,
+    WatchCache,
     decode_from_engine,
     decode_to_engine,
     encode,
@@ -24,7 +34,13 @@ from radixserve.engine.messages import (
 from radixserve.ids import Namespace, RequestId
 from radixserve.sampling.params import SamplingDefaults, SamplingParams
 from radixserve.types import (
+    MISS_CAUSES,
+    CacheEvent,
+    CacheExplanation,
+    CacheHints,
     CacheInfo,
+    CacheReport,
+    CacheStats,
     EngineInfo,
     EngineRequest,
     EngineStats,
@@ -69,6 +85,7 @@ REQUESTS = st.builds(
     params=params(),
     end_token_ids=st.lists(TOKENS, max_size=3),
     namespace=TEXTS.map(Namespace),
+    hints=st.builds(CacheHints, keep_s=st.floats(0, 1e5), returns_soon=st.booleans()),
 )
 
 TOKEN_LOGPROBS = st.builds(
@@ -76,6 +93,17 @@ TOKEN_LOGPROBS = st.builds(
     token_id=TOKENS,
     logprob=LOGPROBS,
     top=st.lists(st.tuples(TOKENS, LOGPROBS), max_size=3),
+)
+
+CAUSES = st.sampled_from(MISS_CAUSES)
+AGES = st.none() | st.floats(0, 1e9)
+REPORTS = st.builds(
+    CacheReport,
+    device_tokens=COUNTS,
+    in_flight_tokens=COUNTS,
+    computed_tokens=COUNTS,
+    cause=CAUSES,
+    evicted_seconds_ago=AGES,
 )
 
 DELTAS = st.builds(
@@ -87,14 +115,20 @@ DELTAS = st.builds(
     finish_reason=st.sampled_from([None, "stop", "length", "abort", "error"]),
     stop_token_id=st.none() | TOKENS,
     num_cached_tokens=COUNTS,
+    cache_report=st.none() | REPORTS,
     error=st.none() | TEXTS,
 )
 
 CACHES = st.builds(CacheInfo, **{field.name: COUNTS for field in fields(CacheInfo)})
 STATS = st.builds(
     EngineStats,
-    **{field.name: COUNTS for field in fields(EngineStats) if field.name != "cache"},
+    **{
+        field.name: COUNTS
+        for field in fields(EngineStats)
+        if field.name not in ("cache", "admissions")
+    },
     cache=CACHES,
+    admissions=st.dictionaries(CAUSES, COUNTS),
 )
 INFOS = st.builds(
     EngineInfo,
@@ -108,11 +142,50 @@ INFOS = st.builds(
     load_seconds=st.floats(0, 1e6),
 )
 
-TO_ENGINE = st.builds(Submit, REQUESTS) | st.builds(Abort, IDS, st.none() | st.integers(0, 63))
+HASHES = st.integers(0, 2**64 - 1)
+EVENTS = st.builds(
+    CacheEvent,
+    kind=st.sampled_from(["snapshot", "stored", "removed", "cleared"]),
+    hashes=st.lists(HASHES, max_size=3),
+    parent=st.none() | HASHES,
+    count=COUNTS,
+)
+
+NAMESPACES = TEXTS.map(Namespace)
+QUESTIONS = (
+    st.builds(Explain, st.lists(TOKENS, max_size=9), NAMESPACES)
+    | st.builds(ClearCache, st.none() | NAMESPACES)
+    | st.just(ReadCacheStats())
+)
+EXPLANATIONS = st.builds(
+    CacheExplanation,
+    num_prompt_tokens=COUNTS,
+    matched_tokens=COUNTS,
+    cause=CAUSES,
+    evicted_seconds_ago=AGES,
+    in_other_namespaces=st.booleans(),
+)
+CACHE_STATS = st.builds(
+    CacheStats, engine=STATS, num_namespaces=COUNTS, num_nodes=COUNTS, eviction_policy=TEXTS
+)
+REPLIES = (
+    st.builds(Explained, EXPLANATIONS)
+    | st.builds(Cleared, COUNTS)
+    | st.builds(CacheStatsRead, CACHE_STATS)
+)
+
+TO_ENGINE = (
+    st.builds(Submit, REQUESTS)
+    | st.builds(Abort, IDS, st.none() | st.integers(0, 63))
+    | st.builds(WatchCache, st.none() | COUNTS)
+    | st.builds(Ask, COUNTS, QUESTIONS)
+)
 FROM_ENGINE = (
     st.builds(Ready, INFOS)
     | st.builds(Failed, TEXTS, TEXTS)
     | st.builds(Step, st.lists(DELTAS, max_size=4), STATS)
+    | st.builds(Answer, COUNTS, REPLIES)
+    | st.builds(CacheEvents, st.lists(EVENTS, max_size=3), st.none() | COUNTS)
 )
 
 

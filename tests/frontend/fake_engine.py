@@ -20,7 +20,18 @@ from radixserve.errors import (
 from radixserve.ids import DEFAULT_NAMESPACE, Namespace, RequestId
 from radixserve.sampling.params import SamplingDefaults, SamplingParams
 from radixserve.text.tokenizer import Tokenizer
-from radixserve.types import CacheInfo, EngineInfo, EngineStats, TokenLogprob
+from radixserve.types import (
+    NO_HINTS,
+    CacheEvent,
+    CacheExplanation,
+    CacheHints,
+    CacheInfo,
+    CacheReport,
+    CacheStats,
+    EngineInfo,
+    EngineStats,
+    TokenLogprob,
+)
 
 MAX_MODEL_LEN = 4096
 ALPHABET = "abcdefghij"
@@ -57,6 +68,7 @@ class Submitted:
     prompt_ids: list[int]
     params: SamplingParams
     namespace: Namespace
+    hints: CacheHints
     continues_prompt: bool
     closed: asyncio.Event = field(default_factory=asyncio.Event)
     is_finished: bool = False
@@ -130,6 +142,26 @@ class Gate:
             await self._permits.acquire()
 
 
+class FakeWatch:
+    """Cache events as a test puts them in; None ends them."""
+
+    def __init__(self) -> None:
+        self.events: asyncio.Queue[CacheEvent | None] = asyncio.Queue()
+        self.is_closed = False
+
+    def __aiter__(self) -> AsyncIterator[CacheEvent]:
+        return self
+
+    async def __anext__(self) -> CacheEvent:
+        event = await self.events.get()
+        if event is None:
+            raise StopAsyncIteration
+        return event
+
+    async def aclose(self) -> None:
+        self.is_closed = True
+
+
 Script = Callable[[Submitted], Sequence[TextDelta | Exception]]
 """What to answer; an exception in it is raised in the middle of the stream."""
 
@@ -161,10 +193,13 @@ class FakeEngine:
         self.submitted: list[Submitted] = []
         self.something_submitted = asyncio.Event()
         self.something_closed = asyncio.Event()
+        self.watches: list[FakeWatch] = []
         self.is_alive = True
         self.is_draining = False
         self.is_closed = False
         self.num_cached_tokens = 0
+        self.asked: list[tuple[list[int], Namespace]] = []
+        self.cleared: list[Namespace | None] = []
 
     @property
     def stats(self) -> EngineStats:
@@ -178,6 +213,9 @@ class FakeEngine:
             num_steps=7,
             prompt_tokens=100,
             cached_tokens=25,
+            in_flight_tokens=5,
+            admissions={"evicted": 2, "complete": 1},
+            evicted_pages=3,
             generated_tokens=50,
         )
 
@@ -187,6 +225,7 @@ class FakeEngine:
         params: SamplingParams,
         *,
         namespace: Namespace = DEFAULT_NAMESPACE,
+        hints: CacheHints = NO_HINTS,
         continues_prompt: bool = False,
     ) -> FakeStream:
         if self.is_draining:
@@ -201,13 +240,49 @@ class FakeEngine:
                 f"the prompt has {len(prompt_ids)} tokens; the context holds {MAX_MODEL_LEN}",
                 param="prompt",
             )
-        submitted = Submitted(list(prompt_ids), params, namespace, continues_prompt)
+        submitted = Submitted(list(prompt_ids), params, namespace, hints, continues_prompt)
         self.submitted.append(submitted)
         self.something_submitted.set()
         return FakeStream(self, submitted, self.script(submitted))
 
+    async def explain(
+        self, prompt_ids: Sequence[int], *, namespace: Namespace = DEFAULT_NAMESPACE
+    ) -> CacheExplanation:
+        """Everything but the last 4 tokens is there, says this engine."""
+        self._require_alive()
+        if len(prompt_ids) > MAX_MODEL_LEN:
+            raise ContextLengthError("the prompt is too long", param="prompt")
+        self.asked.append((list(prompt_ids), namespace))
+        return CacheExplanation(
+            num_prompt_tokens=len(prompt_ids),
+            matched_tokens=len(prompt_ids) - 4,
+            cause="evicted",
+            evicted_seconds_ago=1.23456,
+            in_other_namespaces=True,
+        )
+
+    async def clear_cache(self, namespace: Namespace | None = None) -> int:
+        self._require_alive()
+        self.cleared.append(namespace)
+        return 20
+
+    async def cache_stats(self) -> CacheStats:
+        self._require_alive()
+        return CacheStats(engine=self.stats, num_namespaces=2, num_nodes=7, eviction_policy="LRU")
+
+    def _require_alive(self) -> None:
+        if not self.is_alive:
+            raise EngineDeadError("the engine process has ended")
+
+    def watch_cache(self) -> FakeWatch:
+        watch = FakeWatch()
+        self.watches.append(watch)
+        return watch
+
     async def drain(self, timeout_s: float) -> None:
         self.is_draining = True
+        for watch in self.watches:
+            watch.events.put_nowait(None)
 
     async def aclose(self) -> None:
         self.is_closed = True
@@ -228,10 +303,23 @@ def alphabet(submitted: Submitted) -> list[TextDelta]:
             logprobs=submitted.params.logprobs,
             finish_reason="length" if position == num_tokens - 1 else None,
             num_cached_tokens=min(16, len(submitted.prompt_ids) - 1),
+            cache_report=_report_of(submitted) if position == index == 0 else None,
         )
         for position, letter in enumerate(letters)
         for index in range(submitted.params.n)
     ]
+
+
+def _report_of(submitted: Submitted) -> CacheReport:
+    """Of the 16 cached tokens, 10 came from the device."""
+    num_cached = min(16, len(submitted.prompt_ids) - 1)
+    num_device = min(10, num_cached)
+    return CacheReport(
+        device_tokens=num_device,
+        in_flight_tokens=num_cached - num_device,
+        computed_tokens=len(submitted.prompt_ids) - num_cached,
+        cause="diverged",
+    )
 
 
 def says(*texts: str, finish_reason: str = "stop") -> Script:
@@ -270,6 +358,7 @@ def delta_of(
     logprobs: int | None = None,
     finish_reason: str | None = None,
     num_cached_tokens: int = 0,
+    cache_report: CacheReport | None = None,
 ) -> TextDelta:
     """A delta of ``text``, one token a byte."""
     token_ids = list(text.encode("utf-8", "replace"))
@@ -290,4 +379,5 @@ def delta_of(
         logprobs=entries,
         finish_reason=cast(Any, finish_reason),
         num_cached_tokens=num_cached_tokens,
+        cache_report=cache_report,
     )

@@ -13,6 +13,7 @@ from radixserve.engine.interface import Engine
 from radixserve_frontend.app import create_app
 from radixserve_frontend.config import ServerConfig
 from radixserve_frontend.server import DrainingServer
+from radixserve_frontend.trace_recorder import TraceRecorder
 
 MODEL = "fake"
 TIMEOUT_S = 20.0
@@ -52,11 +53,11 @@ class RunningServer:
 
 @asynccontextmanager
 async def serving(
-    engine: Engine, config: ServerConfig | None = None
+    engine: Engine, config: ServerConfig | None = None, recorder: TraceRecorder | None = None
 ) -> AsyncIterator[RunningServer]:
     """Serve ``engine`` on a free port until the block is left."""
     config = config or config_of()
-    app = create_app(engine, config)
+    app = create_app(engine, config, recorder)
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
     has_started = asyncio.Event()

@@ -15,6 +15,8 @@ from tests.frontend.fake_engine import FakeEngine
 from tests.frontend.http_calls import CHAT, COMPLETIONS, MESSAGES, error_of
 from tests.frontend.http_fixtures import MODEL, calling, config_of
 
+BAD_TTLS: tuple[object, ...] = ("2h", 0, -1, 86_401, True, [], 1e300)
+
 JSON_TYPE = {"Content-Type": "application/json"}
 
 
@@ -171,6 +173,14 @@ SHARED_CASES: list[tuple[dict[str, Any], str, str]] = [
     ({"user": 1}, "user", "expected a string"),
     ({"cache_salt": 1}, "cache_salt", "expected a string"),
     ({"cache_salt": "x" * 1000}, "cache_salt", "1000 characters; at most 512"),
+    ({"cache_control": "5m"}, "cache_control", "expected an object"),
+    ({"cache_control": {}}, "cache_control.type", "field is required"),
+    ({"cache_control": {"type": "forever"}}, "cache_control.type", 'must be "ephemeral"'),
+    ({"cache_control": {"type": "ephemeral", "until": 1}}, "cache_control.until", "unknown"),
+    *[
+        ({"cache_control": {"type": "ephemeral", "ttl": ttl}}, "cache_control.ttl", '"5m", "1h"')
+        for ttl in BAD_TTLS
+    ],
     ({"x" * 100_000: 1}, "", "unknown field"),
 ]
 

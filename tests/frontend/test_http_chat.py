@@ -8,6 +8,7 @@ from radixserve.engine.interface import TextDelta
 from radixserve.errors import EngineDeadError
 from radixserve.ids import Namespace
 from radixserve.sampling.params import SamplingParams
+from radixserve.types import CacheHints
 from radixserve_frontend.app import create_app
 from tests.frontend.fake_engine import FakeEngine, FakeStream, Submitted, delta_of, fails, says
 from tests.frontend.http_calls import MESSAGES, PROMPT, chat, error_of, events_of
@@ -184,6 +185,26 @@ async def test_a_silent_request_leaves_everything_to_the_checkpoint() -> None:
     await chat(engine)
     assert engine.submitted[0].params == SamplingParams()
     assert engine.submitted[0].namespace == Namespace("")
+
+
+@pytest.mark.parametrize(
+    ("control", "keep_s"),
+    [
+        ({"type": "ephemeral"}, 300.0),
+        ({"type": "ephemeral", "ttl": None}, 300.0),
+        ({"type": "ephemeral", "ttl": "5m"}, 300.0),
+        ({"type": "ephemeral", "ttl": "1h"}, 3600.0),
+        ({"type": "ephemeral", "ttl": 7.5}, 7.5),
+        (None, 0.0),
+    ],
+)
+async def test_cache_control_becomes_a_hint(
+    control: dict[str, object] | None, keep_s: float
+) -> None:
+    engine = FakeEngine()
+    response = await chat(engine, cache_control=control)
+    assert response.status_code == 200, response.text
+    assert engine.submitted[0].hints == CacheHints(keep_s=keep_s)
 
 
 async def test_null_means_absent() -> None:

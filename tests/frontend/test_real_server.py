@@ -173,6 +173,36 @@ def test_salts_do_not_share(client: openai.OpenAI) -> None:
     assert cached_tokens(ann_again) == ann.usage.prompt_tokens - 1
 
 
+def test_a_miss_is_explained_and_the_cache_cleared(server: Serving, client: openai.OpenAI) -> None:
+    salt = "explained"
+    body: dict[str, Any] = {
+        "model": MODEL,
+        "messages": [{"role": "user", "content": "Why, oh why? " * 9}],
+    }
+    answer = ask(client, body["messages"], extra_body={"cache_salt": salt, "cache_report": True})
+    report = answer.model_extra["cache_report"]
+    num_tokens = answer.usage.prompt_tokens
+    assert report["sources"] == {"device": 0, "in_flight": 0, "computed": num_tokens}
+    assert (report["matched_tokens"], report["cause"]) == (0, "never_seen")
+    assert report["text_around"]["before"] == ""
+    with server.client() as http:
+        same = http.post("/cache/explain", json={**body, "cache_salt": salt}).json()
+        assert (same["matched_tokens"], same["cause"]) == (num_tokens - 1, "complete")
+        assert same["in_other_namespaces"] is False
+        other = http.post("/cache/explain", json={**body, "cache_salt": "another"}).json()
+        assert (other["matched_tokens"], other["cause"]) == (0, "never_seen")
+        assert other["in_other_namespaces"] is True
+
+        stats = http.get("/cache/stats").json()
+        assert stats["pages"]["total"] == 1024
+        assert stats["admissions"]["never_seen"] >= 1
+        freed = http.post("/cache/clear", json={"cache_salt": salt}).json()["freed_pages"]
+        assert freed == -(-(num_tokens + answer.usage.completion_tokens - 1) // 16)
+        again = http.post("/cache/explain", json={**body, "cache_salt": salt}).json()
+        assert again["matched_tokens"] == 0
+        assert http.get("/cache/stats").json()["namespaces"] == stats["namespaces"] - 1
+
+
 def test_seeds_choices_logprobs_and_stops(client: openai.OpenAI) -> None:
     messages = [{"role": "user", "content": "Say something."}]
     settings = {"temperature": 1, "seed": 7, "n": 3, "logprobs": True, "top_logprobs": 2}

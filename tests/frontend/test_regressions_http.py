@@ -231,7 +231,13 @@ async def test_a_temporary_directory_too_deep_for_a_socket(
     deep.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(deep))
     with pytest.raises(ConfigError, match="TMPDIR"):
-        await EngineClient.start(EngineConfig(), on_step=nothing, on_exit=nothing)
+        await EngineClient.start(
+            EngineConfig(),
+            on_step=nothing,
+            on_cache_events=nothing,
+            on_answer=nothing,
+            on_exit=nothing,
+        )
     assert list(deep.iterdir()) == []
 
 
@@ -248,7 +254,13 @@ async def test_the_engine_has_a_process_group_of_its_own(
     python.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(python))
     with pytest.raises(EngineDeadError):
-        await EngineClient.start(EngineConfig(), on_step=nothing, on_exit=nothing)
+        await EngineClient.start(
+            EngineConfig(),
+            on_step=nothing,
+            on_cache_events=nothing,
+            on_answer=nothing,
+            on_exit=nothing,
+        )
     assert int(found.read_text()) != os.getpgrp()
 
 

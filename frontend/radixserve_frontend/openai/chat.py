@@ -14,7 +14,12 @@ from radixserve_frontend.openai.dialect import (
     check_stream_options,
 )
 from radixserve_frontend.openai.logprobs import chat_logprobs
-from radixserve_frontend.openai.params import cache_namespace, chat_params, max_tokens_field
+from radixserve_frontend.openai.params import (
+    cache_hints,
+    cache_namespace,
+    chat_params,
+    max_tokens_field,
+)
 from radixserve_frontend.openai.reply import CollectedChoice, Envelope
 from radixserve_frontend.openai.schema import ChatRequest
 from radixserve_frontend.openai.validation import validate
@@ -35,7 +40,7 @@ class ChatDialect:
     def prepare(self, body: bytes, unique: str) -> Prepared:
         """See ``Dialect.prepare``."""
         request = validate(ChatRequest, decode_json(body))
-        check_model(request, self._config)
+        check_model(request.model, self._config)
         check_stream_options(request)
         params = chat_params(request)
         check_choices(1, params.n, self._config)
@@ -51,11 +56,13 @@ class ChatDialect:
                 prompts=[prompt],
                 params=params,
                 namespace=cache_namespace(request),
+                hints=cache_hints(request),
                 continues_prompt=False,
             ),
             reply=ChatReply(envelope, tokenizer, n=params.n),
             stream=request.wants_stream,
             stream_usage=request.wants_stream_usage,
+            cache_report=request.wants_cache_report,
             field_names={"prompt": "messages", "max_tokens": max_tokens_field(request)},
         )
 
@@ -89,15 +96,15 @@ class ChatReply:
             index, {"content": delta.text} if delta.text or delta.logprobs else {}, delta
         )
 
-    def usage_chunk(self, usage: dict[str, Any]) -> bytes:
-        """See ``Reply.usage_chunk``."""
-        return self._envelope.usage_chunk(_CHUNK, usage)
+    def last_chunk(self, totals: dict[str, Any]) -> bytes:
+        """See ``Reply.last_chunk``."""
+        return self._envelope.last_chunk(_CHUNK, totals)
 
     def add(self, index: int, delta: TextDelta) -> None:
         """See ``Reply.add``."""
         self._choices[index].add(delta)
 
-    def answer(self, usage: dict[str, Any]) -> dict[str, Any]:
+    def answer(self, totals: dict[str, Any]) -> dict[str, Any]:
         """See ``Reply.answer``."""
         choices = [
             {
@@ -117,7 +124,7 @@ class ChatReply:
             }
             for index, choice in enumerate(self._choices)
         ]
-        return self._envelope.answer(_ANSWER, choices, usage)
+        return self._envelope.answer(_ANSWER, choices, totals)
 
     def _event(self, index: int, content: dict[str, Any], delta: TextDelta | None) -> bytes:
         choice: dict[str, Any] = {

@@ -15,7 +15,7 @@ from radixserve_frontend.openai.dialect import (
     check_stream_options,
 )
 from radixserve_frontend.openai.logprobs import completion_logprobs, next_offset
-from radixserve_frontend.openai.params import cache_namespace, completion_params
+from radixserve_frontend.openai.params import cache_hints, cache_namespace, completion_params
 from radixserve_frontend.openai.reply import CollectedChoice, Envelope
 from radixserve_frontend.openai.schema import CompletionRequest
 from radixserve_frontend.openai.validation import validate
@@ -36,7 +36,7 @@ class CompletionDialect:
     def prepare(self, body: bytes, unique: str) -> Prepared:
         """See ``Dialect.prepare``."""
         request = validate(CompletionRequest, decode_json(body))
-        check_model(request, self._config)
+        check_model(request.model, self._config)
         check_stream_options(request)
         params = completion_params(request)
         prompts = request.prompts()
@@ -62,11 +62,13 @@ class CompletionDialect:
                 prompts=prompt_ids,
                 params=params,
                 namespace=cache_namespace(request),
+                hints=cache_hints(request),
                 continues_prompt=True,
             ),
             reply=CompletionReply(envelope, tokenizer, num_choices=len(prompt_ids) * params.n),
             stream=request.wants_stream,
             stream_usage=request.wants_stream_usage,
+            cache_report=request.wants_cache_report,
         )
 
 
@@ -99,15 +101,15 @@ class CompletionReply:
             event["stop_reason"] = delta.stop_reason
         return self._head + encode_json(event) + self._tail
 
-    def usage_chunk(self, usage: dict[str, Any]) -> bytes:
-        """See ``Reply.usage_chunk``."""
-        return self._envelope.usage_chunk(_KIND, usage)
+    def last_chunk(self, totals: dict[str, Any]) -> bytes:
+        """See ``Reply.last_chunk``."""
+        return self._envelope.last_chunk(_KIND, totals)
 
     def add(self, index: int, delta: TextDelta) -> None:
         """See ``Reply.add``."""
         self._choices[index].add(delta)
 
-    def answer(self, usage: dict[str, Any]) -> dict[str, Any]:
+    def answer(self, totals: dict[str, Any]) -> dict[str, Any]:
         """See ``Reply.answer``."""
         choices = [
             {
@@ -123,4 +125,4 @@ class CompletionReply:
             }
             for index, choice in enumerate(self._choices)
         ]
-        return self._envelope.answer(_KIND, choices, usage)
+        return self._envelope.answer(_KIND, choices, totals)

@@ -1,6 +1,6 @@
 """What the two generation endpoints have in common, as an interface that ``endpoint.py`` drives.
 
-    bytes ──prepare()──▶ Prepared ──▶ deltas ──▶ chunk() … usage_chunk()      streamed
+    bytes ──prepare()──▶ Prepared ──▶ deltas ──▶ chunk() … last_chunk()       streamed
                                         └──────▶ add() … answer()             in one piece
 
 ``prepare`` is CPU work of unbounded length (parsing, rendering, tokenizing) and runs in a thread;
@@ -27,6 +27,7 @@ class Prepared:
     reply: Reply
     stream: bool
     stream_usage: bool
+    cache_report: bool
     field_names: Mapping[str, str] = field(default_factory=dict)
     """What this dialect calls the fields that the engine blames ("prompt", "max_tokens")."""
 
@@ -45,11 +46,11 @@ class Dialect(Protocol):
         ...
 
 
-def check_model(request: GenerationRequest, config: ServerConfig) -> None:
-    """*Raises* ``UnknownModelError`` unless the request names the model served here."""
-    if request.model not in config.model_names:
+def check_model(model: str, config: ServerConfig) -> None:
+    """*Raises* ``UnknownModelError`` unless ``model`` names the model served here."""
+    if model not in config.model_names:
         raise UnknownModelError(
-            f"the model {show(request.model)} is not served here; "
+            f"the model {show(model)} is not served here; "
             f"this server has {show(config.model_names[0])} (see GET /v1/models)"
         )
 

@@ -20,6 +20,7 @@ from starlette.responses import Response
 from radixserve.engine.interface import Engine
 from radixserve.errors import InvalidRequestError, RadixServeError
 from radixserve_frontend.body import read_json_body
+from radixserve_frontend.cache_report import cache_report_of
 from radixserve_frontend.config import ServerConfig
 from radixserve_frontend.disconnect import run_while_connected
 from radixserve_frontend.generation import Generation
@@ -30,6 +31,7 @@ from radixserve_frontend.openai.errors import error_answer, json_response
 from radixserve_frontend.openai.usage import usage_of
 from radixserve_frontend.record import RequestRecord, record_of
 from radixserve_frontend.sse import DONE, EventStream, frame
+from radixserve_frontend.trace_recorder import TraceRecorder
 
 logger = logging.getLogger(__name__)
 
@@ -38,12 +40,18 @@ class GenerationEndpoint:
     """Serves one dialect's route."""
 
     def __init__(
-        self, dialect: Dialect, engine: Engine, config: ServerConfig, lifecycle: Lifecycle
+        self,
+        dialect: Dialect,
+        engine: Engine,
+        config: ServerConfig,
+        lifecycle: Lifecycle,
+        recorder: TraceRecorder | None,
     ) -> None:
         self._dialect = dialect
         self._engine = engine
         self._config = config
         self._lifecycle = lifecycle
+        self._recorder = recorder
 
     async def create(self, request: Request) -> Response:
         """Answer one POST. *Raises* what the steps raise; the app turns it into statuses."""
@@ -70,7 +78,7 @@ class GenerationEndpoint:
 
     async def _start(self, prepared: Prepared, record: RequestRecord) -> Generation:
         try:
-            return await Generation.start(self._engine, prepared.job, record)
+            return await Generation.start(self._engine, prepared.job, record, self._recorder)
         except InvalidRequestError as error:
             # Blame the field by the name under which the client knows it.
             error.param = prepared.field_names.get(error.param or "", error.param)
@@ -85,7 +93,14 @@ class GenerationEndpoint:
                     prepared.reply.add(prompt * n + delta.index, delta)
         finally:
             await generation.aclose()
-        return prepared.reply.answer(usage_of(generation))
+        return prepared.reply.answer(
+            {"usage": usage_of(generation), **self._cache_report(prepared, generation)}
+        )
+
+    def _cache_report(self, prepared: Prepared, generation: Generation) -> dict[str, Any]:
+        if not prepared.cache_report:
+            return {}
+        return {"cache_report": cache_report_of(generation, self._engine.tokenizer)}
 
     async def _events(
         self, prepared: Prepared, generation: Generation, record: RequestRecord
@@ -110,6 +125,9 @@ class GenerationEndpoint:
             )
             yield frame(encode_json(answer.body()))
             return
+        totals = self._cache_report(prepared, generation)
         if prepared.stream_usage:
-            yield reply.usage_chunk(usage_of(generation))
+            totals = {"usage": usage_of(generation), **totals}
+        if totals:
+            yield reply.last_chunk(totals)
         yield DONE

@@ -1,14 +1,23 @@
 """From a request's fields to ``SamplingParams``: renamed, not judged. Ranges are checked there."""
 
 from collections.abc import Mapping
+from typing import Protocol
 
 from radixserve.errors import InvalidRequestError
 from radixserve.ids import Namespace
 from radixserve.sampling.params import SamplingParams
+from radixserve.types import NO_HINTS, CacheHints
 from radixserve_frontend.openai.schema import ChatRequest, CompletionRequest, GenerationRequest
 from radixserve_frontend.openai.validation import show
 
 MAX_CACHE_SALT_CHARS = 512
+
+
+class HasCacheSalt(Protocol):
+    """Whatever request may name a part of the cache."""
+
+    @property
+    def cache_salt(self) -> str | None: ...
 
 
 def chat_params(request: ChatRequest) -> SamplingParams:
@@ -45,7 +54,7 @@ def completion_params(request: CompletionRequest) -> SamplingParams:
     return _params(request, logprobs=request.logprobs, max_tokens=request.max_tokens, names={})
 
 
-def cache_namespace(request: GenerationRequest) -> Namespace:
+def cache_namespace(request: HasCacheSalt) -> Namespace:
     """The radix tree's root for this request: requests with different salts share nothing."""
     salt = request.cache_salt or ""
     if len(salt) > MAX_CACHE_SALT_CHARS:
@@ -54,6 +63,12 @@ def cache_namespace(request: GenerationRequest) -> Namespace:
             param="cache_salt",
         )
     return Namespace(salt)
+
+
+def cache_hints(request: GenerationRequest) -> CacheHints:
+    """What the request says about when its prompt comes back."""
+    control = request.cache_control
+    return NO_HINTS if control is None else CacheHints(keep_s=control.ttl)
 
 
 def _params(

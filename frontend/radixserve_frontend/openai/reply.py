@@ -18,16 +18,18 @@ class Reply(Protocol):
         """The events that this delta makes, framed; empty if it has nothing to tell yet."""
         ...
 
-    def usage_chunk(self, usage: dict[str, Any]) -> bytes:
-        """The last event of a stream that asked for usage: no choices, only usage."""
+    def last_chunk(self, totals: dict[str, Any]) -> bytes:
+        """The last event of a stream that asked for usage or a cache report: no choices, only
+        these."""
         ...
 
     def add(self, index: int, delta: TextDelta) -> None:
         """Keep the delta for ``answer``. *Mutates* the reply."""
         ...
 
-    def answer(self, usage: dict[str, Any]) -> dict[str, Any]:
-        """The whole answer, once every delta has been added."""
+    def answer(self, totals: dict[str, Any]) -> dict[str, Any]:
+        """The whole answer, once every delta has been added. ``totals``: usage, and what else
+        there is to say of the request as a whole."""
         ...
 
 
@@ -52,7 +54,7 @@ class Envelope:
         )
 
     def answer(
-        self, kind: str, choices: list[dict[str, Any]], usage: dict[str, Any]
+        self, kind: str, choices: list[dict[str, Any]], totals: dict[str, Any]
     ) -> dict[str, Any]:
         """A complete object."""
         return {
@@ -61,12 +63,12 @@ class Envelope:
             "created": self.created,
             "model": self.model,
             "choices": choices,
-            "usage": usage,
+            **totals,
         }
 
-    def usage_chunk(self, kind: str, usage: dict[str, Any]) -> bytes:
+    def last_chunk(self, kind: str, totals: dict[str, Any]) -> bytes:
         """The event with no choices that closes a stream."""
-        return frame(encode_json(self.answer(kind, [], usage)))
+        return frame(encode_json(self.answer(kind, [], totals)))
 
 
 @dataclass(slots=True)

@@ -25,14 +25,18 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from radixserve.sampling.params import MAX_LOGPROBS
+from radixserve.types import MAX_KEEP_S
 
 MAX_MESSAGES = 65536
 MAX_STOP_TOKEN_IDS = 1024
 
 _MAX_FLOAT = sys.float_info.max
+_CACHE_TTLS_S = {"5m": 300.0, "1h": 3600.0}
 
 
-class _Strict(BaseModel):
+class StrictModel(BaseModel):
+    """Strict types, no unknown fields."""
+
     model_config = ConfigDict(
         extra="forbid", strict=True, frozen=True, allow_inf_nan=False, protected_namespaces=()
     )
@@ -121,13 +125,42 @@ Prompt = Annotated[
 ]
 
 
-class StreamOptions(_Strict):
+class StreamOptions(StrictModel):
     include_usage: bool | None = None
     # Padding against traffic analysis, which OpenAI adds by default: harmless to leave out.
     include_obfuscation: bool | None = None
 
 
-class TextPart(_Strict):
+def _ttl_s(value: Any) -> float:
+    if value is None:
+        return _CACHE_TTLS_S["5m"]
+    if isinstance(value, str) and value in _CACHE_TTLS_S:
+        return _CACHE_TTLS_S[value]
+    # A boolean is an int to Python, not to JSON.
+    if type(value) in (int, float) and 0 < value <= MAX_KEEP_S:
+        return float(value)
+    raise PydanticCustomError(
+        "invalid_ttl",
+        'must be "5m", "1h" or a number of seconds above 0, at most {limit}',
+        {"limit": MAX_KEEP_S},
+    )
+
+
+class CacheControl(StrictModel):
+    """Keep the prompt's prefix for a while: as Anthropic's, for the whole prompt."""
+
+    type: str
+    ttl: Annotated[float, BeforeValidator(_ttl_s)] = _CACHE_TTLS_S["5m"]
+
+    @field_validator("type")
+    @classmethod
+    def _only_ephemeral(cls, value: str) -> str:
+        if value != "ephemeral":
+            raise PydanticCustomError("unsupported", 'must be "ephemeral"', {})
+        return value
+
+
+class TextPart(StrictModel):
     type: str
     text: str
 
@@ -156,7 +189,7 @@ Content = Annotated[
 ROLES = ("system", "developer", "user", "assistant")
 
 
-class Message(_Strict):
+class Message(StrictModel):
     """One turn. The fields that only ever hold null are those a client sends back when it appends
     an answer of ours, as it received it, to the conversation."""
 
@@ -199,7 +232,7 @@ class Message(_Strict):
         return message
 
 
-class GenerationRequest(_Strict):
+class GenerationRequest(StrictModel):
     """What both endpoints share."""
 
     model: str
@@ -227,6 +260,8 @@ class GenerationRequest(_Strict):
     skip_special_tokens: bool | None = None
     include_stop_str_in_output: bool | None = None
     cache_salt: str | None = None
+    cache_report: bool | None = None
+    cache_control: CacheControl | None = None
 
     # Harmless: they change nothing about the answer.
     user: str | None = None
@@ -240,6 +275,10 @@ class GenerationRequest(_Strict):
     @property
     def wants_stream(self) -> bool:
         return bool(self.stream)
+
+    @property
+    def wants_cache_report(self) -> bool:
+        return bool(self.cache_report)
 
     @property
     def wants_stream_usage(self) -> bool:

@@ -1,0 +1,145 @@
+"""``GET /cache/stats``, ``POST /cache/explain``, ``POST /cache/clear``: for the operator.
+
+There are no keys yet, so whoever can reach the server can ask: and ``explain`` tells whether *any*
+namespace holds a prompt, ``clear`` costs everybody their hits.
+"""
+
+from typing import Annotated, Any, NamedTuple
+
+from pydantic import Field
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import Response
+
+from radixserve.engine.interface import Engine
+from radixserve.errors import InvalidRequestError
+from radixserve.ids import Namespace
+from radixserve.types import MISS_CAUSES, CacheStats
+from radixserve_frontend.body import read_json_body
+from radixserve_frontend.cache_report import explanation_of
+from radixserve_frontend.config import ServerConfig
+from radixserve_frontend.json_text import decode_json
+from radixserve_frontend.lifecycle import Lifecycle
+from radixserve_frontend.openai.dialect import check_model
+from radixserve_frontend.openai.errors import HttpError, json_response
+from radixserve_frontend.openai.params import cache_namespace
+from radixserve_frontend.openai.schema import MAX_MESSAGES, Message, Prompt, StrictModel
+from radixserve_frontend.openai.validation import validate
+
+
+class ExplainRequest(StrictModel):
+    """A prompt as in a generation request: messages, or a prompt."""
+
+    model: str
+    messages: (
+        Annotated[list[Message], Field(fail_fast=True, min_length=1, max_length=MAX_MESSAGES)]
+        | None
+    ) = None
+    prompt: Prompt | None = None
+    cache_salt: str | None = None
+
+
+class ClearRequest(StrictModel):
+    """One salt's part of the cache, or all of it."""
+
+    cache_salt: str | None = None
+
+
+class _Asked(NamedTuple):
+    """A prompt's tokens, where they would be looked for, and the field that they came in."""
+
+    prompt: list[int]
+    namespace: Namespace
+    field: str
+
+
+class CacheEndpoints:
+    """Questions to the engine, answered between two of its steps."""
+
+    def __init__(self, engine: Engine, config: ServerConfig, lifecycle: Lifecycle) -> None:
+        self._engine = engine
+        self._config = config
+        self._lifecycle = lifecycle
+
+    async def stats(self, request: Request) -> Response:  # noqa: ARG002  # Starlette passes it
+        """``GET /cache/stats``. *Raises* ``EngineDeadError``."""
+        return json_response(_stats_of(await self._engine.cache_stats()))
+
+    async def explain(self, request: Request) -> Response:
+        """``POST /cache/explain``. *Raises* as a generation does."""
+        body = await self._read(request)
+        asked = await run_in_threadpool(self._prepare, body)
+        try:
+            explanation = await self._engine.explain(asked.prompt, namespace=asked.namespace)
+        except InvalidRequestError as error:
+            error.param = asked.field
+            raise
+        return json_response(explanation_of(explanation, asked.prompt, self._engine.tokenizer))
+
+    async def clear(self, request: Request) -> Response:
+        """``POST /cache/clear``. *Raises* ``InvalidRequestError``, ``EngineDeadError``."""
+        if "content-type" not in request.headers:
+            # Other than a generation this needs no answer to do harm: a web page of another origin
+            # can send a body without a type, and nobody has asked whether it may.
+            raise HttpError(
+                415,
+                "the content type is missing; send '{}' with 'Content-Type: application/json'",
+                code="unsupported_content_type",
+            )
+        wanted = validate(ClearRequest, decode_json(await self._read(request)))
+        namespace = None if wanted.cache_salt is None else cache_namespace(wanted)
+        num_freed_pages = await self._engine.clear_cache(namespace)
+        return json_response({"freed_pages": num_freed_pages})
+
+    async def _read(self, request: Request) -> bytes:
+        with self._lifecycle.receiving():
+            return await read_json_body(request, self._config.max_body_bytes)
+
+    def _prepare(self, body: bytes) -> _Asked:
+        """*Raises* ``InvalidRequestError``. Runs outside the loop."""
+        wanted = validate(ExplainRequest, decode_json(body))
+        check_model(wanted.model, self._config)
+        namespace = cache_namespace(wanted)
+        tokenizer = self._engine.tokenizer
+        if (wanted.messages is None) == (wanted.prompt is None):
+            raise InvalidRequestError(
+                "give either messages, as for a chat, or a prompt, as for a completion",
+                param="prompt" if wanted.messages else "messages",
+            )
+        if wanted.messages is not None:
+            messages = [message.as_dict() for message in wanted.messages]
+            return _Asked(tokenizer.encode_chat(messages), namespace, "messages")
+        if isinstance(wanted.prompt, str):
+            return _Asked(tokenizer.encode(wanted.prompt), namespace, "prompt")
+        prompt = [entry for entry in wanted.prompt or () if isinstance(entry, int)]
+        if not prompt:
+            raise InvalidRequestError(
+                "the prompt is empty, or there are several; explain one at a time", param="prompt"
+            )
+        return _Asked(prompt, namespace, "prompt")
+
+
+def _stats_of(stats: CacheStats) -> dict[str, Any]:
+    engine = stats.engine
+    pages = engine.cache
+    return {
+        "pages": {
+            "free": pages.free_pages,
+            "cached": pages.cached_pages,
+            "in_use": pages.in_use_pages,
+            "total": pages.total_pages,
+            "size_tokens": pages.page_size,
+        },
+        "prompt_tokens": engine.prompt_tokens,
+        "sources": {
+            "device": engine.cached_tokens - engine.in_flight_tokens,
+            "in_flight": engine.in_flight_tokens,
+            "computed": engine.prompt_tokens - engine.cached_tokens,
+        },
+        "hit_rate": engine.cached_tokens / engine.prompt_tokens if engine.prompt_tokens else 0.0,
+        "admissions": {cause: engine.admissions.get(cause, 0) for cause in MISS_CAUSES},
+        "evicted_pages": engine.evicted_pages,
+        "namespaces": stats.num_namespaces,
+        "nodes": stats.num_nodes,
+        "eviction_policy": stats.eviction_policy,
+    }
