@@ -33,7 +33,7 @@ class IndexEndpoint:
                 "chat": "POST /v1/chat/completions",
                 "completions": "POST /v1/completions",
                 "models": "GET /v1/models",
-                "cache events": "GET /cache/events",
+                "cache_events": "GET /cache/events",
                 "health": "GET /health",
                 "metrics": "GET /metrics",
                 "cache_stats": "GET /cache/stats",
