@@ -147,7 +147,7 @@ class PrefixCache:
             try:
                 copy = self._plan_copy(PageId(int(table[-1])))
             except OutOfPagesError:
-                self.tree.unlock(node)
+                self.tree.unlock_unused(node)
                 raise
             table[-1] = copy.target
         return Lease(
@@ -251,6 +251,19 @@ class PrefixCache:
         if keep is not None:
             self.retention.mark(node, keep)
         self.tree.unlock(node)
+        lease.close()
+
+    def give_back(self, lease: Lease) -> None:
+        """End a lease that no step has run on, as if it had never been acquired: what it had locked
+        counts as no more used than before.
+
+        *Mutates* lease and tree. *Cost*: O(own pages + nodes on the path) + merges.
+        """
+        node = lease.node
+        if lease.pending_copy is not None:
+            self.finish_copy(lease)
+        self.pool.unuse(lease.own_pages)
+        self.tree.unlock_unused(node)
         lease.close()
 
     def _check_computed(self, lease: Lease, tokens: TokenArray) -> None:

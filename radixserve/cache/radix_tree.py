@@ -136,12 +136,16 @@ class RadixTree:
             above = above.parent
 
     def unlock(self, node: Node) -> None:
-        """Take one lock off ``node`` and all above it; merge what has become a chain.
+        """Take one lock off ``node`` and all above it, which were used; merge what became a chain.
 
         *Mutates* topology, lock counts, pool, policy. *Cost*: O(nodes on the path + pages of those
         no longer locked + edges merged).
         """
         self.policy.touch(node)
+        self.unlock_unused(node)
+
+    def unlock_unused(self, node: Node) -> None:
+        """As ``unlock``, where nobody has used what was locked: to the policy nothing happened."""
         released: list[Node] = []
         above: Node | None = node
         while above is not None:

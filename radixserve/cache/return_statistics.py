@@ -136,7 +136,8 @@ class ReturnStatistics:
     def hazards(self, prior_tokens: float) -> FloatArray:
         """The share of tokens that return within a bucket of those that reach it; same shape."""
         returned = _blurred(self.returned.reshape(_SHAPE))
-        at_risk = _blurred(self.at_risk.reshape(_SHAPE))
+        # A run may stand for a few tokens more or less than it had: counts may dip below 0.
+        at_risk = _blurred(np.maximum(self.at_risk, 0.0).reshape(_SHAPE))
         overall = returned.sum((0, 1, 2)) / (at_risk.sum((0, 1, 2)) + prior_tokens)
         hazards = np.empty(_SHAPE)
         # Partial pages are another kind altogether; the rest lends from one another.
@@ -145,7 +146,7 @@ class ReturnStatistics:
             by_hits = _shrunk(returns.sum(1), risks.sum(1), overall, prior_tokens)
             pooled = _shrunk(returns, risks, by_hits[:, None], prior_tokens)
             hazards[family] = _shrunk(returned[family], at_risk[family], pooled, prior_tokens)
-        return np.minimum(hazards, 1.0).reshape(NUM_CLASSES, NUM_AGES)
+        return np.clip(hazards, 0.0, 1.0).reshape(NUM_CLASSES, NUM_AGES)
 
     def index(self, prior_tokens: float) -> FloatArray:
         """What keeping a token is worth, in hits per second, by class and age; 0 for the unseen."""

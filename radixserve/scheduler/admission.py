@@ -118,7 +118,7 @@ class Admission:
             return False
         if not self._has_room(num_pages - len(lease.page_table) + num_promised):
             # Locking the match took its pages out of what can be evicted.
-            cache.release(lease, request.token_ids[: lease.num_cached_tokens])
+            cache.give_back(lease)
             return False
         self._waiting.admit(request)
         if finding is not None:

@@ -303,7 +303,9 @@ class Scheduler:
             kept = request.num_computed_tokens
             if reason == "error":
                 kept = request.lease.num_committed_tokens
-            self._running.leave(request, kept, _keep(request, kept))
+            # What nobody can find again is not to be kept.
+            keep = _keep(request, kept) if self._enable_prefix_cache else None
+            self._running.leave(request, kept, keep)
         elif request in self._waiting:
             self._waiting.remove(request)
         request.status = Status.FINISHED

@@ -326,3 +326,21 @@ def test_broken_leases_are_named() -> None:
     lease.page_table[2] = 4
     with pytest.raises(AssertionError, match="owns page 4 of the tree"):
         cache.check_invariants([lease])
+
+
+def test_a_lease_given_back_counts_as_no_use() -> None:
+    """Regression: a request that found no room, step after step, made what it matched look hot."""
+    cache = PrefixCache(8, 2)
+    first, second = numbers(1, 5), numbers(5, 9)
+    for tokens in (first, second):
+        lease = cache.acquire(DEFAULT_NAMESPACE, tokens)
+        cache.reserve(lease, 4)
+        cache.release(lease, tokens)
+    for _ in range(3):
+        cache.give_back(cache.acquire(DEFAULT_NAMESPACE, first))
+        cache.give_back(cache.acquire(DEFAULT_NAMESPACE, first[:3]))
+        cache.check_invariants()
+    cache.evict(2)
+    assert cache.match(DEFAULT_NAMESPACE, first) == 0
+    assert cache.match(DEFAULT_NAMESPACE, second) == 4
+    assert cache.in_use_pages == 0
