@@ -155,10 +155,13 @@ def test_replaying_the_events_gives_what_the_tree_holds(
                 }
 
     run_state_machine_as_test(
-        Watched, settings=settings(max_examples=40, stateful_step_count=50, deadline=None)
+        Watched,
+        # The same draws every time: by chance a run of them now and then told next to nothing.
+        settings=settings(
+            max_examples=40, stateful_step_count=50, deadline=None, derandomize=True, database=None
+        ),
     )
-    # What else comes up is chance's; that each is told right has tests of its own.
-    assert "stored" in seen
+    assert {"stored", "removed", "again"} <= set(seen)
 
 
 def tokens_of(*ids: int) -> TokenArray:
