@@ -9,6 +9,8 @@
     │   ├── ContextLengthError     it is longer than the model, or the pool, can hold
     │   └── UnknownModelError      it names a model that is not served (HTTP 404)
     ├── OutOfPagesError            the page pool has too few free pages (internal: evict or preempt)
+    ├── OverloadedError            the queue is full; come back later (HTTP 429)
+    ├── DeadlineError              the time that a request was given is up (HTTP 504)
     ├── EngineDeadError            the engine process has ended (HTTP 503)
     └── ShuttingDownError          the server drains and takes no more requests (HTTP 503)
 
@@ -67,6 +69,21 @@ class UnknownModelError(InvalidRequestError):
 
 class OutOfPagesError(RadixServeError):
     """The pool has fewer free pages than asked for. Nothing was allocated."""
+
+
+class OverloadedError(RadixServeError):
+    """More waits already than can be served in reasonable time. Nothing was started.
+
+    ``retry_after_s`` is when another attempt is likely to be taken.
+    """
+
+    def __init__(self, message: str, *, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class DeadlineError(RadixServeError):
+    """The time that a request was given is up; what it was computing is lost."""
 
 
 class EngineDeadError(RadixServeError):

@@ -36,6 +36,15 @@ MAX_KEEP_S: Final = 86_400
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ResumedChoice:
+    """One choice of a request that ran before, in an engine that has died since."""
+
+    index: int
+    token_ids: list[int]
+    """Its answer so far; at least one token."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EngineRequest:
     """One prompt, ready to run: validated, tokenized, its parameters resolved."""
 
@@ -46,6 +55,13 @@ class EngineRequest:
     """Every token id that ends the answer: the checkpoint's, unless ignored, and the request's."""
     namespace: Namespace = DEFAULT_NAMESPACE
     hints: CacheHints = NO_HINTS
+    tenant: str = ""
+    """On whose account it runs: admission is fair between tenants."""
+    priority: int = 0
+    """Smaller goes first."""
+    resumed: list[ResumedChoice] = field(default_factory=list)
+    """If it ran before: the choices that have not ended, each with what it had said. The engine
+    goes on from there and reports only what is new. Empty: a request of its own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,6 +129,8 @@ class TokenDelta:
     """Prompt tokens that the tree already held when the request was first admitted."""
     cache_report: CacheReport | None = None
     """Comes once, with the first delta of the request's first choice, if it was ever admitted."""
+    prompt_logprobs: list[TokenLogprob | None] | None = None
+    """Comes once, likewise, if the request asked: an entry per prompt token, the first one None."""
     error: str | None = None
     """What went wrong, when ``finish_reason`` is "error"."""
 

@@ -23,15 +23,15 @@ from radixserve.errors import RadixServeError
 from radixserve_frontend.cache_endpoints import CacheEndpoints
 from radixserve_frontend.cache_events import CacheEventsEndpoint
 from radixserve_frontend.config import ServerConfig
+from radixserve_frontend.dialect import Dialect
+from radixserve_frontend.endpoint import GenerationEndpoint
 from radixserve_frontend.health import HealthEndpoint, IndexEndpoint
+from radixserve_frontend.http_errors import HttpError, error_answer
 from radixserve_frontend.lifecycle import Lifecycle
 from radixserve_frontend.metrics import Metrics
 from radixserve_frontend.middleware import RequestBoundary
 from radixserve_frontend.openai.chat import ChatDialect
 from radixserve_frontend.openai.completions import CompletionDialect
-from radixserve_frontend.openai.dialect import Dialect
-from radixserve_frontend.openai.endpoint import GenerationEndpoint
-from radixserve_frontend.openai.errors import HttpError, error_answer
 from radixserve_frontend.openai.models import ModelsEndpoint
 from radixserve_frontend.record import record_of
 from radixserve_frontend.trace_recorder import TraceRecorder

@@ -5,7 +5,7 @@ from typing import Final
 import anyio
 from starlette.requests import Request
 
-from radixserve_frontend.openai.errors import HttpError
+from radixserve_frontend.http_errors import HttpError
 
 # How much of an oversized body is read and thrown away, so that a client which does not listen
 # while it sends gets to read the 413 instead of a broken connection; and for how long.

@@ -18,13 +18,13 @@ from radixserve.types import MISS_CAUSES, CacheStats
 from radixserve_frontend.body import read_json_body
 from radixserve_frontend.cache_report import explanation_of
 from radixserve_frontend.config import ServerConfig
+from radixserve_frontend.dialect import check_model
+from radixserve_frontend.http_errors import HttpError, json_response
 from radixserve_frontend.json_text import decode_json
 from radixserve_frontend.lifecycle import Lifecycle
-from radixserve_frontend.openai.dialect import check_model
-from radixserve_frontend.openai.errors import HttpError, json_response
 from radixserve_frontend.openai.params import cache_namespace
 from radixserve_frontend.openai.schema import MAX_MESSAGES, Message, Prompt, StrictModel
-from radixserve_frontend.openai.validation import validate
+from radixserve_frontend.validation import validate
 
 
 class ExplainRequest(StrictModel):

@@ -30,9 +30,9 @@ from starlette.responses import Response
 from radixserve.engine.interface import CacheEventStream, Engine
 from radixserve.types import CacheEvent
 from radixserve_frontend.config import ServerConfig
+from radixserve_frontend.http_errors import HttpError
 from radixserve_frontend.json_text import encode_json
 from radixserve_frontend.lifecycle import Lifecycle
-from radixserve_frontend.openai.errors import HttpError
 from radixserve_frontend.sse import EventStream, named_frame
 
 MAX_WATCHERS: Final = 64

@@ -22,7 +22,7 @@ from radixserve.errors import EngineDeadError, ShuttingDownError
 from radixserve.ids import Namespace
 from radixserve.sampling.params import SamplingParams
 from radixserve.types import CacheHints, CacheReport
-from radixserve_frontend.openai.errors import GenerationError
+from radixserve_frontend.http_errors import GenerationError
 from radixserve_frontend.record import RequestRecord
 from radixserve_frontend.trace_recorder import RecordedPrompt, TraceRecorder
 

@@ -4,8 +4,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from radixserve_frontend.config import ServerConfig
+from radixserve_frontend.http_errors import json_response
 from radixserve_frontend.lifecycle import Lifecycle
-from radixserve_frontend.openai.errors import json_response
 
 
 class HealthEndpoint:

@@ -15,8 +15,8 @@ from starlette.datastructures import MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from radixserve_frontend.http_errors import error_answer
 from radixserve_frontend.metrics import Metrics
-from radixserve_frontend.openai.errors import error_answer
 from radixserve_frontend.record import RequestRecord, attach
 
 logger = logging.getLogger(__name__)

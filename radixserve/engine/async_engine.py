@@ -61,12 +61,22 @@ class RequestStream:
     """Implements ``interface.TextStream``. Made by ``AsyncEngine.submit``, fed by its engine."""
 
     def __init__(
-        self, engine: "AsyncEngine", request: EngineRequest, *, continues_prompt: bool
+        self,
+        engine: "AsyncEngine",
+        request: EngineRequest,
+        *,
+        continues_prompt: bool,
+        visible_ids: frozenset[int],
     ) -> None:
         self.request_id = request.request_id
         self._engine = engine
         self._choices = {
-            index: ChoiceText(engine.tokenizer, request.params, continues_prompt=continues_prompt)
+            index: ChoiceText(
+                engine.tokenizer,
+                request.params,
+                continues_prompt=continues_prompt,
+                visible_ids=visible_ids,
+            )
             for index in range(request.params.n)
         }
         """The choices that have not ended."""
@@ -115,6 +125,7 @@ class RequestStream:
                 stop_reason=step.stop_reason,
                 num_cached_tokens=delta.num_cached_tokens,
                 cache_report=delta.cache_report,
+                prompt_logprobs=delta.prompt_logprobs,
                 error=delta.error,
             )
         )
@@ -207,14 +218,26 @@ class AsyncEngine:
         *,
         namespace: Namespace = DEFAULT_NAMESPACE,
         hints: CacheHints = NO_HINTS,
+        tenant: str = "",
+        priority: int = 0,
+        deadline_s: float | None = None,
         continues_prompt: bool = False,
+        visible_ids: frozenset[int] = frozenset(),
     ) -> RequestStream:
         """See ``interface.Engine.submit``."""
         self._check_accepting()
         request = self._intake.admit(
-            RequestId(uuid.uuid4().hex), prompt_ids, params, namespace=namespace, hints=hints
+            RequestId(uuid.uuid4().hex),
+            prompt_ids,
+            params,
+            namespace=namespace,
+            hints=hints,
+            tenant=tenant,
+            priority=priority,
         )
-        stream = RequestStream(self, request, continues_prompt=continues_prompt)
+        stream = RequestStream(
+            self, request, continues_prompt=continues_prompt, visible_ids=visible_ids
+        )
         self._streams[request.request_id] = stream
         self._idle.clear()
         try:

@@ -44,6 +44,8 @@ class Intake:
         *,
         namespace: Namespace = DEFAULT_NAMESPACE,
         hints: CacheHints = NO_HINTS,
+        tenant: str = "",
+        priority: int = 0,
     ) -> EngineRequest:
         """The request, validated and resolved.
 
@@ -84,6 +86,8 @@ class Intake:
             end_token_ids=sorted(end_token_ids),
             namespace=namespace,
             hints=hints,
+            tenant=tenant,
+            priority=priority,
         )
 
     def check_prompt(self, prompt_ids: Sequence[int]) -> list[int]:

@@ -44,6 +44,8 @@ class TextDelta:
     num_cached_tokens: int = 0
     cache_report: CacheReport | None = None
     """Comes once, with the request's first delta of its first choice."""
+    prompt_logprobs: list[TokenLogprob | None] | None = None
+    """Comes once, likewise, if the request asked."""
     error: str | None = None
 
 
@@ -96,15 +98,23 @@ class Engine(Protocol):
         *,
         namespace: Namespace = DEFAULT_NAMESPACE,
         hints: CacheHints = NO_HINTS,
+        tenant: str = "",
+        priority: int = 0,
+        deadline_s: float | None = None,
         continues_prompt: bool = False,
+        visible_ids: frozenset[int] = frozenset(),
     ) -> TextStream:
         """Start a request. Returns as soon as it is accepted.
 
+        ``tenant``: on whose account; ``priority``: smaller goes first. ``deadline_s``: how many
+        seconds it has from now; then its stream raises ``DeadlineError``.
+
         ``continues_prompt``: the answer's text goes on from the prompt's (a completion) rather than
-        being one of its own (a chat): see ``Detokenizer``.
+        being one of its own (a chat): see ``Detokenizer``. ``visible_ids``: special tokens that are
+        part of the text nevertheless.
 
         *Raises* ``InvalidRequestError`` (``ContextLengthError`` if it cannot fit),
-        ``ShuttingDownError``, ``EngineDeadError``; then nothing was started.
+        ``OverloadedError``, ``ShuttingDownError``, ``EngineDeadError``; then nothing was started.
         """
         ...
 

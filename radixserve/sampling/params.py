@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 from radixserve.errors import InvalidRequestError
+from radixserve.sampling.grammar import GrammarSpec
 
 MAX_STOP_STRINGS = 64
 MAX_STOP_STRING_CHARS = 4096
@@ -32,6 +33,7 @@ _NUMBERS: Mapping[str, type[int] | type[float]] = MappingProxyType(
         "max_tokens": int,
         "min_tokens": int,
         "logprobs": int,
+        "prompt_logprobs": int,
     }
 )
 _FLAGS = ("ignore_eos", "skip_special_tokens", "include_stop")
@@ -92,6 +94,11 @@ class SamplingParams:
     """Do not stop at the model's end-of-sequence ids."""
     logprobs: int | None = None
     """Report each chosen token's log-probability and this many alternatives. ``None``: neither."""
+    prompt_logprobs: int | None = None
+    """The same of each prompt token but the first. Such a prompt is computed whole: what the cache
+    holds of it has no logits."""
+    grammar: GrammarSpec | None = None
+    """Choose only tokens that keep the answer within this language."""
     skip_special_tokens: bool = True
     """Leave special tokens out of the text (never out of the token ids)."""
     include_stop: bool = False
@@ -121,6 +128,7 @@ class SamplingParams:
         _check_range("max_tokens", self.max_tokens, 1, 2**31 - 1)
         _check_range("min_tokens", self.min_tokens, 0, 2**31 - 1)
         _check_range("logprobs", self.logprobs, 0, MAX_LOGPROBS)
+        _check_range("prompt_logprobs", self.prompt_logprobs, 0, MAX_LOGPROBS)
         _check_range("seed", self.seed, -(2**63), 2**64 - 1)
         if self.max_tokens is not None and self.min_tokens > self.max_tokens:
             raise InvalidRequestError(

@@ -24,16 +24,22 @@ class Detokenizer:
 
     A text of its own loses the space that sentencepiece puts before a first word, as in
     ``Tokenizer.decode``. With ``continues`` the tokens go on from a text before them, and keep it:
-    "Once upon" goes on with " a time".
+    "Once upon" goes on with " a time". ``visible_ids`` are special tokens that are not skipped.
     """
 
     __slots__ = ("_at_start", "_skipped", "_strip_char", "_strip_left", "_utf8", "_vocabulary")
 
     def __init__(
-        self, vocabulary: Vocabulary, *, skip_special_tokens: bool, continues: bool = False
+        self,
+        vocabulary: Vocabulary,
+        *,
+        skip_special_tokens: bool,
+        continues: bool = False,
+        visible_ids: frozenset[int] = frozenset(),
     ) -> None:
         self._vocabulary = vocabulary
-        self._skipped = vocabulary.special_ids if skip_special_tokens else frozenset()
+        skipped = vocabulary.special_ids if skip_special_tokens else frozenset()
+        self._skipped = skipped - visible_ids
         self._utf8 = _UTF8(errors="replace")
         self._at_start = not continues
         strip_first = None if continues else vocabulary.rules.strip_first

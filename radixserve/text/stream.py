@@ -39,18 +39,25 @@ class ChoiceText:
     """The text of one choice of one request. ``params`` may be resolved or not.
 
     ``continues_prompt``: the answer goes on from the prompt's text, as in a completion; otherwise
-    it is a text of its own, as in a chat.
+    it is a text of its own, as in a chat. ``visible_ids``: special tokens that are part of the text
+    even if ``params`` leave special ones out.
     """
 
     __slots__ = ("_detokenizer", "_num_tokens", "_params", "_stops", "is_finished")
 
     def __init__(
-        self, tokenizer: Tokenizer, params: SamplingParams, *, continues_prompt: bool = False
+        self,
+        tokenizer: Tokenizer,
+        params: SamplingParams,
+        *,
+        continues_prompt: bool = False,
+        visible_ids: frozenset[int] = frozenset(),
     ) -> None:
         self._params = params
         self._detokenizer = Detokenizer(
             tokenizer.vocabulary,
             skip_special_tokens=params.skip_special_tokens,
+            visible_ids=visible_ids,
             continues=continues_prompt,
         )
         self._stops = StopStrings(params.stop, include_stop=params.include_stop)

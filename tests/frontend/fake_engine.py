@@ -226,7 +226,11 @@ class FakeEngine:
         *,
         namespace: Namespace = DEFAULT_NAMESPACE,
         hints: CacheHints = NO_HINTS,
+        tenant: str = "",
+        priority: int = 0,
+        deadline_s: float | None = None,
         continues_prompt: bool = False,
+        visible_ids: frozenset[int] = frozenset(),
     ) -> FakeStream:
         if self.is_draining:
             raise ShuttingDownError("the engine is draining")

@@ -35,7 +35,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "attention",
         "sampling",
     },
-    "text": COMMON | {"sampling.params"},
+    "text": COMMON | {"sampling.params", "sampling.grammar"},
     "demo": COMMON | {"text"},
     "engine": COMMON
     | {
@@ -53,7 +53,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "llm": COMMON | {"engine", "text", "sampling.params"},
     "radixserve_kernels": set(),
     "radixserve_frontend": COMMON
-    | {"engine.async_engine", "engine.interface", "text", "demo", "sampling.params", "__version__"},
+    | {"engine.async_engine", "engine.interface", "text", "demo", "sampling.params", "sampling.grammar", "__version__"},
 }
 
 # Third-party packages that only these rooms (or modules) may import.

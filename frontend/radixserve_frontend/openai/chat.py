@@ -5,14 +5,14 @@ from typing import Any, Final
 from radixserve.engine.interface import Engine, TextDelta
 from radixserve.text.tokenizer import Tokenizer
 from radixserve_frontend.config import ServerConfig
-from radixserve_frontend.generation import Job
-from radixserve_frontend.json_text import decode_json, encode_json
-from radixserve_frontend.openai.dialect import (
+from radixserve_frontend.dialect import (
     Prepared,
     check_choices,
     check_model,
     check_stream_options,
 )
+from radixserve_frontend.generation import Job
+from radixserve_frontend.json_text import decode_json, encode_json
 from radixserve_frontend.openai.logprobs import chat_logprobs
 from radixserve_frontend.openai.params import (
     cache_hints,
@@ -22,7 +22,7 @@ from radixserve_frontend.openai.params import (
 )
 from radixserve_frontend.openai.reply import CollectedChoice, Envelope
 from radixserve_frontend.openai.schema import ChatRequest
-from radixserve_frontend.openai.validation import validate
+from radixserve_frontend.validation import validate
 
 _CHUNK: Final = "chat.completion.chunk"
 _ANSWER: Final = "chat.completion"

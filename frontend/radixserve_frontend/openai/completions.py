@@ -6,19 +6,19 @@ from radixserve.engine.interface import Engine, TextDelta
 from radixserve.errors import InvalidRequestError
 from radixserve.text.tokenizer import Tokenizer
 from radixserve_frontend.config import ServerConfig
-from radixserve_frontend.generation import Job
-from radixserve_frontend.json_text import decode_json, encode_json
-from radixserve_frontend.openai.dialect import (
+from radixserve_frontend.dialect import (
     Prepared,
     check_choices,
     check_model,
     check_stream_options,
 )
+from radixserve_frontend.generation import Job
+from radixserve_frontend.json_text import decode_json, encode_json
 from radixserve_frontend.openai.logprobs import completion_logprobs, next_offset
 from radixserve_frontend.openai.params import cache_hints, cache_namespace, completion_params
 from radixserve_frontend.openai.reply import CollectedChoice, Envelope
 from radixserve_frontend.openai.schema import CompletionRequest
-from radixserve_frontend.openai.validation import validate
+from radixserve_frontend.validation import validate
 
 # OpenAI's name for chunks and answers alike.
 _KIND: Final = "text_completion"

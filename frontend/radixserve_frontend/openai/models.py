@@ -9,8 +9,8 @@ from starlette.responses import Response
 from radixserve.engine.interface import Engine
 from radixserve.errors import UnknownModelError
 from radixserve_frontend.config import ServerConfig
-from radixserve_frontend.openai.errors import json_response
-from radixserve_frontend.openai.validation import show
+from radixserve_frontend.http_errors import json_response
+from radixserve_frontend.validation import show
 
 
 class ModelsEndpoint:

@@ -8,7 +8,7 @@ from radixserve.ids import Namespace
 from radixserve.sampling.params import SamplingParams
 from radixserve.types import NO_HINTS, CacheHints
 from radixserve_frontend.openai.schema import ChatRequest, CompletionRequest, GenerationRequest
-from radixserve_frontend.openai.validation import show
+from radixserve_frontend.validation import show
 
 MAX_CACHE_SALT_CHARS = 512
 

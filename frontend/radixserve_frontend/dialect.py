@@ -16,7 +16,7 @@ from radixserve_frontend.config import ServerConfig
 from radixserve_frontend.generation import Job
 from radixserve_frontend.openai.reply import Reply
 from radixserve_frontend.openai.schema import GenerationRequest
-from radixserve_frontend.openai.validation import show
+from radixserve_frontend.validation import show
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

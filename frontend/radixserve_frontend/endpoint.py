@@ -22,12 +22,12 @@ from radixserve.errors import InvalidRequestError, RadixServeError
 from radixserve_frontend.body import read_json_body
 from radixserve_frontend.cache_report import cache_report_of
 from radixserve_frontend.config import ServerConfig
+from radixserve_frontend.dialect import Dialect, Prepared
 from radixserve_frontend.disconnect import run_while_connected
 from radixserve_frontend.generation import Generation
+from radixserve_frontend.http_errors import error_answer, json_response
 from radixserve_frontend.json_text import encode_json
 from radixserve_frontend.lifecycle import Lifecycle
-from radixserve_frontend.openai.dialect import Dialect, Prepared
-from radixserve_frontend.openai.errors import error_answer, json_response
 from radixserve_frontend.openai.usage import usage_of
 from radixserve_frontend.record import RequestRecord, record_of
 from radixserve_frontend.sse import DONE, EventStream, frame
