@@ -94,7 +94,7 @@ async def _answer_error(request: Request, error: Exception) -> Response:
     answer = error_answer(error)
     record.outcome = "error"
     record.error_code = answer.code
-    return answer.response()
+    return answer.response(record.shape_error)
 
 
 async def _answer_http_exception(request: Request, error: Exception) -> Response:

@@ -17,6 +17,7 @@ from radixserve.ids import Namespace
 from radixserve.types import MISS_CAUSES, CacheStats
 from radixserve_frontend.body import read_json_body
 from radixserve_frontend.cache_report import explanation_of
+from radixserve_frontend.caller import Caller, caller_of
 from radixserve_frontend.config import ServerConfig
 from radixserve_frontend.dialect import check_model
 from radixserve_frontend.http_errors import HttpError, json_response
@@ -68,7 +69,7 @@ class CacheEndpoints:
     async def explain(self, request: Request) -> Response:
         """``POST /cache/explain``. *Raises* as a generation does."""
         body = await self._read(request)
-        asked = await run_in_threadpool(self._prepare, body)
+        asked = await run_in_threadpool(self._prepare, body, caller_of(request.scope))
         try:
             explanation = await self._engine.explain(asked.prompt, namespace=asked.namespace)
         except InvalidRequestError as error:
@@ -87,7 +88,9 @@ class CacheEndpoints:
                 code="unsupported_content_type",
             )
         wanted = validate(ClearRequest, decode_json(await self._read(request)))
-        namespace = None if wanted.cache_salt is None else cache_namespace(wanted)
+        namespace = (
+            None if wanted.cache_salt is None else cache_namespace(wanted, caller_of(request.scope))
+        )
         num_freed_pages = await self._engine.clear_cache(namespace)
         return json_response({"freed_pages": num_freed_pages})
 
@@ -95,11 +98,11 @@ class CacheEndpoints:
         with self._lifecycle.receiving():
             return await read_json_body(request, self._config.max_body_bytes)
 
-    def _prepare(self, body: bytes) -> _Asked:
+    def _prepare(self, body: bytes, caller: Caller) -> _Asked:
         """*Raises* ``InvalidRequestError``. Runs outside the loop."""
         wanted = validate(ExplainRequest, decode_json(body))
         check_model(wanted.model, self._config)
-        namespace = cache_namespace(wanted)
+        namespace = cache_namespace(wanted, caller)
         tokenizer = self._engine.tokenizer
         if (wanted.messages is None) == (wanted.prompt is None):
             raise InvalidRequestError(

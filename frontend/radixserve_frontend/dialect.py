@@ -1,6 +1,6 @@
-"""What the two generation endpoints have in common, as an interface that ``endpoint.py`` drives.
+"""What the endpoints that generate have in common, as an interface that ``endpoint.py`` drives.
 
-    bytes ──prepare()──▶ Prepared ──▶ deltas ──▶ chunk() … last_chunk()       streamed
+    bytes ──prepare()──▶ Prepared ──▶ deltas ──▶ chunk() … end() or fail()    streamed
                                         └──────▶ add() … answer()             in one piece
 
 ``prepare`` is CPU work of unbounded length (parsing, rendering, tokenizing) and runs in a thread;
@@ -9,14 +9,64 @@ everything else runs on the event loop, once per delta, and has to be cheap.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
+from radixserve.engine.interface import TextDelta
 from radixserve.errors import InvalidRequestError, UnknownModelError
+from radixserve_frontend.caller import Caller
 from radixserve_frontend.config import ServerConfig
 from radixserve_frontend.generation import Job
-from radixserve_frontend.openai.reply import Reply
+from radixserve_frontend.http_errors import ErrorAnswer
 from radixserve_frontend.openai.schema import GenerationRequest
 from radixserve_frontend.validation import show
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arrival:
+    """What is known of a request besides its body."""
+
+    request_id: str
+    """Goes into the answer's id."""
+    caller: Caller
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Totals:
+    """What there is to say of a request as a whole, at its end."""
+
+    prompt_tokens: int
+    """Once per prompt, whatever ``n`` is."""
+    cached_tokens: int
+    generated_tokens: int
+    extras: Mapping[str, Any] = field(default_factory=dict)
+    """Further fields of the answer, if the request asked for them: ``cache_report``."""
+
+
+class Reply(Protocol):
+    """Turns the deltas of one request into a dialect's objects. Mutable, one per request.
+
+    ``index`` counts choices over all prompts: prompt ``i``'s choice ``j`` is ``i * n + j``.
+    """
+
+    def chunk(self, index: int, delta: TextDelta) -> bytes:
+        """The events that this delta makes, framed; empty if it has nothing to tell yet."""
+        ...
+
+    def end(self, totals: Totals) -> bytes:
+        """The events that close a complete stream."""
+        ...
+
+    def fail(self, answer: ErrorAnswer) -> bytes:
+        """The events that break a stream off."""
+        ...
+
+    def add(self, index: int, delta: TextDelta) -> None:
+        """Keep the delta for ``answer``."""
+        ...
+
+    def answer(self, totals: Totals) -> dict[str, Any]:
+        """The whole answer, once every delta has been added."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +76,6 @@ class Prepared:
     job: Job
     reply: Reply
     stream: bool
-    stream_usage: bool
     cache_report: bool
     field_names: Mapping[str, str] = field(default_factory=dict)
     """What this dialect calls the fields that the engine blames ("prompt", "max_tokens")."""
@@ -38,8 +87,12 @@ class Dialect(Protocol):
     endpoint: str
     """The route: what metrics are labelled with."""
 
-    def prepare(self, body: bytes, unique: str) -> Prepared:
-        """Parse, check, render and tokenize. ``unique`` goes into the answer's id.
+    def shape_error(self, answer: ErrorAnswer) -> dict[str, Any]:
+        """The body of an error."""
+        ...
+
+    def prepare(self, body: bytes, arrival: Arrival) -> Prepared:
+        """Parse, check, render and tokenize.
 
         *Raises* ``InvalidRequestError``. *Cost*: proportional to the body; runs outside the loop.
         """

@@ -4,8 +4,8 @@
          503            413, 415       400, 404          400, 503     200
 
 Every error known when the engine accepts the request is a real HTTP status. After that a streamed
-answer can only tell in the stream: an event with an error object, and then its end, without
-``[DONE]``. Whatever happens, the engine's request is closed before the response is over.
+answer can only tell in the stream: an event with an error object, and then its end
+(``Reply.fail``). Whatever happens, the engine's request is closed before the response is over.
 """
 
 import logging
@@ -21,16 +21,15 @@ from radixserve.engine.interface import Engine
 from radixserve.errors import InvalidRequestError, RadixServeError
 from radixserve_frontend.body import read_json_body
 from radixserve_frontend.cache_report import cache_report_of
+from radixserve_frontend.caller import caller_of
 from radixserve_frontend.config import ServerConfig
-from radixserve_frontend.dialect import Dialect, Prepared
+from radixserve_frontend.dialect import Arrival, Dialect, Prepared, Totals
 from radixserve_frontend.disconnect import run_while_connected
 from radixserve_frontend.generation import Generation
 from radixserve_frontend.http_errors import error_answer, json_response
-from radixserve_frontend.json_text import encode_json
 from radixserve_frontend.lifecycle import Lifecycle
-from radixserve_frontend.openai.usage import usage_of
 from radixserve_frontend.record import RequestRecord, record_of
-from radixserve_frontend.sse import DONE, EventStream, frame
+from radixserve_frontend.sse import EventStream
 from radixserve_frontend.trace_recorder import TraceRecorder
 
 logger = logging.getLogger(__name__)
@@ -56,10 +55,12 @@ class GenerationEndpoint:
     async def create(self, request: Request) -> Response:
         """Answer one POST. *Raises* what the steps raise; the app turns it into statuses."""
         record = record_of(request.scope)
+        record.shape_error = self._dialect.shape_error
+        arrival = Arrival(request_id=record.request_id, caller=caller_of(request.scope))
         with self._lifecycle.receiving():
             body = await read_json_body(request, self._config.max_body_bytes)
         with self._lifecycle.in_flight():
-            prepared = await run_in_threadpool(self._dialect.prepare, body, record.request_id)
+            prepared = await run_in_threadpool(self._dialect.prepare, body, arrival)
             del body
             record.stream = prepared.stream
             if not prepared.stream:
@@ -93,14 +94,18 @@ class GenerationEndpoint:
                     prepared.reply.add(prompt * n + delta.index, delta)
         finally:
             await generation.aclose()
-        return prepared.reply.answer(
-            {"usage": usage_of(generation), **self._cache_report(prepared, generation)}
-        )
+        return prepared.reply.answer(self._totals(prepared, generation))
 
-    def _cache_report(self, prepared: Prepared, generation: Generation) -> dict[str, Any]:
-        if not prepared.cache_report:
-            return {}
-        return {"cache_report": cache_report_of(generation, self._engine.tokenizer)}
+    def _totals(self, prepared: Prepared, generation: Generation) -> Totals:
+        extras = {}
+        if prepared.cache_report:
+            extras["cache_report"] = cache_report_of(generation, self._engine.tokenizer)
+        return Totals(
+            prompt_tokens=generation.job.num_prompt_tokens,
+            cached_tokens=generation.num_cached_tokens,
+            generated_tokens=generation.num_generated_tokens,
+            extras=extras,
+        )
 
     async def _events(
         self, prepared: Prepared, generation: Generation, record: RequestRecord
@@ -123,11 +128,6 @@ class GenerationEndpoint:
                 error,
                 exc_info=not isinstance(error, RadixServeError),
             )
-            yield frame(encode_json(answer.body()))
+            yield reply.fail(answer)
             return
-        totals = self._cache_report(prepared, generation)
-        if prepared.stream_usage:
-            totals = {"usage": usage_of(generation), **totals}
-        if totals:
-            yield reply.last_chunk(totals)
-        yield DONE
+        yield reply.end(self._totals(prepared, generation))

@@ -52,6 +52,12 @@ class Job:
     hints: CacheHints
     continues_prompt: bool
     """Whether answers go on from the prompt's text, or are texts of their own."""
+    tenant: str = ""
+    priority: int = 0
+    deadline_s: float | None = None
+    """Seconds from its start."""
+    visible_ids: frozenset[int] = frozenset()
+    """Special tokens that are part of the answers' text."""
 
     @property
     def num_prompt_tokens(self) -> int:
@@ -100,6 +106,10 @@ class Generation:
                         job.params,
                         namespace=job.namespace,
                         hints=job.hints,
+                        tenant=job.tenant,
+                        priority=job.priority,
+                        deadline_s=job.deadline_s,
+                        visible_ids=job.visible_ids,
                         continues_prompt=job.continues_prompt,
                     )
                 )

@@ -1,4 +1,4 @@
-"""Errors as OpenAI's clients read them; the one place where an error gets its HTTP status.
+"""Errors as clients read them; the one place where an error gets its HTTP status.
 
     InvalidRequestError       400    ShuttingDownError   503, Retry-After
     ContextLengthError        400    EngineDeadError     503, Retry-After
@@ -9,10 +9,11 @@ A ``ModelError`` here means that the request asks for what this checkpoint canno
 it has no chat template.
 
 Messages may quote what a client sent, so every one is cut to a bounded length and made encodable
-here, whoever wrote it.
+here, whoever wrote it. What the body looks like is the dialect's to say (``ErrorShape``); where
+there is none it is OpenAI's.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -65,19 +66,24 @@ class ErrorAnswer:
     code: str | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
 
-    def body(self) -> dict[str, Any]:
-        """OpenAI's error object."""
-        return {
-            "error": {
-                "message": _clip(self.message, MAX_MESSAGE_CHARS),
-                "type": self.error_type,
-                "param": None if self.param is None else _clip(self.param, MAX_PARAM_CHARS),
-                "code": self.code,
-            }
-        }
+    def response(self, shape: "ErrorShape") -> Response:
+        return json_response(shape(self), status=self.status, headers=self.headers)
 
-    def response(self) -> Response:
-        return json_response(self.body(), status=self.status, headers=self.headers)
+
+ErrorShape = Callable[[ErrorAnswer], dict[str, Any]]
+"""Makes an error's body."""
+
+
+def openai_error(answer: ErrorAnswer) -> dict[str, Any]:
+    """OpenAI's error object."""
+    return {
+        "error": {
+            "message": clip(answer.message, MAX_MESSAGE_CHARS),
+            "type": answer.error_type,
+            "param": None if answer.param is None else clip(answer.param, MAX_PARAM_CHARS),
+            "code": answer.code,
+        }
+    }
 
 
 def json_response(
@@ -138,7 +144,7 @@ def error_answer(error: Exception) -> ErrorAnswer:
             )
 
 
-def _clip(text: str, limit: int) -> str:
+def clip(text: str, limit: int) -> str:
     """``text`` with what is not text made visible, at most about ``limit`` characters long."""
     if len(text) > limit:
         text = f"{text[: limit - 20]} … ({len(text)} chars)"

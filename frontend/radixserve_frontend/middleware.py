@@ -64,7 +64,7 @@ class RequestBoundary:
             if record.status is not None:
                 # Too late for a status; the server breaks the connection off, and the client knows.
                 raise
-            await error_answer(error).response()(scope, receive, send_noting)
+            await error_answer(error).response(record.shape_error)(scope, receive, send_noting)
         finally:
             if not is_complete and record.outcome == "ok":
                 record.outcome = "gone"

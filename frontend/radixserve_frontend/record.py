@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from starlette.types import Scope
 
 from radixserve.engine.interface import TextDelta
+from radixserve_frontend.http_errors import ErrorShape, openai_error
 
 _SCOPE_KEY = "radixserve.record"
 
@@ -51,6 +52,8 @@ class RequestRecord:
     """OpenAI's code of the error, if it was one."""
     choices: dict[tuple[int, int], ChoiceTiming] = field(default_factory=dict)
     """By (prompt, choice)."""
+    shape_error: ErrorShape = openai_error
+    """What an error looks like in the dialect of its route."""
 
     def observe(self, prompt: int, delta: TextDelta) -> None:
         """Note the arrival of a delta. *Mutates* the record. Cost: a dictionary look-up."""

@@ -5,13 +5,17 @@ from typing import Any, Final
 from radixserve.engine.interface import Engine, TextDelta
 from radixserve.text.tokenizer import Tokenizer
 from radixserve_frontend.config import ServerConfig
+from radixserve_frontend.conversation import Conversation, prepare_chat
 from radixserve_frontend.dialect import (
+    Arrival,
     Prepared,
+    Totals,
     check_choices,
     check_model,
     check_stream_options,
 )
 from radixserve_frontend.generation import Job
+from radixserve_frontend.http_errors import ErrorAnswer, openai_error
 from radixserve_frontend.json_text import decode_json, encode_json
 from radixserve_frontend.openai.logprobs import chat_logprobs
 from radixserve_frontend.openai.params import (
@@ -20,7 +24,7 @@ from radixserve_frontend.openai.params import (
     chat_params,
     max_tokens_field,
 )
-from radixserve_frontend.openai.reply import CollectedChoice, Envelope
+from radixserve_frontend.openai.reply import CollectedChoice, Envelope, break_off
 from radixserve_frontend.openai.schema import ChatRequest
 from radixserve_frontend.validation import validate
 
@@ -37,7 +41,11 @@ class ChatDialect:
         self._engine = engine
         self._config = config
 
-    def prepare(self, body: bytes, unique: str) -> Prepared:
+    def shape_error(self, answer: ErrorAnswer) -> dict[str, Any]:
+        """See ``Dialect.shape_error``."""
+        return openai_error(answer)
+
+    def prepare(self, body: bytes, arrival: Arrival) -> Prepared:
         """See ``Dialect.prepare``."""
         request = validate(ChatRequest, decode_json(body))
         check_model(request.model, self._config)
@@ -45,23 +53,25 @@ class ChatDialect:
         params = chat_params(request)
         check_choices(1, params.n, self._config)
         tokenizer = self._engine.tokenizer
-        prompt = tokenizer.encode_chat([message.as_dict() for message in request.messages])
+        conversation = Conversation(messages=[message.as_dict() for message in request.messages])
+        chat = prepare_chat(tokenizer, conversation, params)
         envelope = Envelope(
-            response_id=f"chatcmpl-{unique}",
+            response_id=f"chatcmpl-{arrival.request_id}",
             model=request.model,
             with_usage=request.wants_stream_usage,
         )
         return Prepared(
             job=Job(
-                prompts=[prompt],
-                params=params,
-                namespace=cache_namespace(request),
+                prompts=[chat.prompt_ids],
+                params=chat.params,
+                namespace=cache_namespace(request, arrival.caller),
+                tenant=arrival.caller.tenant,
                 hints=cache_hints(request),
                 continues_prompt=False,
+                visible_ids=chat.visible_ids,
             ),
             reply=ChatReply(envelope, tokenizer, n=params.n),
             stream=request.wants_stream,
-            stream_usage=request.wants_stream_usage,
             cache_report=request.wants_cache_report,
             field_names={"prompt": "messages", "max_tokens": max_tokens_field(request)},
         )
@@ -96,15 +106,19 @@ class ChatReply:
             index, {"content": delta.text} if delta.text or delta.logprobs else {}, delta
         )
 
-    def last_chunk(self, totals: dict[str, Any]) -> bytes:
-        """See ``Reply.last_chunk``."""
-        return self._envelope.last_chunk(_CHUNK, totals)
+    def end(self, totals: Totals) -> bytes:
+        """See ``Reply.end``."""
+        return self._envelope.end(_CHUNK, totals)
+
+    def fail(self, answer: ErrorAnswer) -> bytes:
+        """See ``Reply.fail``."""
+        return break_off(answer)
 
     def add(self, index: int, delta: TextDelta) -> None:
         """See ``Reply.add``."""
         self._choices[index].add(delta)
 
-    def answer(self, totals: dict[str, Any]) -> dict[str, Any]:
+    def answer(self, totals: Totals) -> dict[str, Any]:
         """See ``Reply.answer``."""
         choices = [
             {

@@ -7,16 +7,19 @@ from radixserve.errors import InvalidRequestError
 from radixserve.text.tokenizer import Tokenizer
 from radixserve_frontend.config import ServerConfig
 from radixserve_frontend.dialect import (
+    Arrival,
     Prepared,
+    Totals,
     check_choices,
     check_model,
     check_stream_options,
 )
 from radixserve_frontend.generation import Job
+from radixserve_frontend.http_errors import ErrorAnswer, openai_error
 from radixserve_frontend.json_text import decode_json, encode_json
 from radixserve_frontend.openai.logprobs import completion_logprobs, next_offset
 from radixserve_frontend.openai.params import cache_hints, cache_namespace, completion_params
-from radixserve_frontend.openai.reply import CollectedChoice, Envelope
+from radixserve_frontend.openai.reply import CollectedChoice, Envelope, break_off
 from radixserve_frontend.openai.schema import CompletionRequest
 from radixserve_frontend.validation import validate
 
@@ -33,7 +36,11 @@ class CompletionDialect:
         self._engine = engine
         self._config = config
 
-    def prepare(self, body: bytes, unique: str) -> Prepared:
+    def shape_error(self, answer: ErrorAnswer) -> dict[str, Any]:
+        """See ``Dialect.shape_error``."""
+        return openai_error(answer)
+
+    def prepare(self, body: bytes, arrival: Arrival) -> Prepared:
         """See ``Dialect.prepare``."""
         request = validate(CompletionRequest, decode_json(body))
         check_model(request.model, self._config)
@@ -53,7 +60,7 @@ class CompletionDialect:
                     param="prompt",
                 )
         envelope = Envelope(
-            response_id=f"cmpl-{unique}",
+            response_id=f"cmpl-{arrival.request_id}",
             model=request.model,
             with_usage=request.wants_stream_usage,
         )
@@ -61,13 +68,13 @@ class CompletionDialect:
             job=Job(
                 prompts=prompt_ids,
                 params=params,
-                namespace=cache_namespace(request),
+                namespace=cache_namespace(request, arrival.caller),
+                tenant=arrival.caller.tenant,
                 hints=cache_hints(request),
                 continues_prompt=True,
             ),
             reply=CompletionReply(envelope, tokenizer, num_choices=len(prompt_ids) * params.n),
             stream=request.wants_stream,
-            stream_usage=request.wants_stream_usage,
             cache_report=request.wants_cache_report,
         )
 
@@ -101,15 +108,19 @@ class CompletionReply:
             event["stop_reason"] = delta.stop_reason
         return self._head + encode_json(event) + self._tail
 
-    def last_chunk(self, totals: dict[str, Any]) -> bytes:
-        """See ``Reply.last_chunk``."""
-        return self._envelope.last_chunk(_KIND, totals)
+    def end(self, totals: Totals) -> bytes:
+        """See ``Reply.end``."""
+        return self._envelope.end(_KIND, totals)
+
+    def fail(self, answer: ErrorAnswer) -> bytes:
+        """See ``Reply.fail``."""
+        return break_off(answer)
 
     def add(self, index: int, delta: TextDelta) -> None:
         """See ``Reply.add``."""
         self._choices[index].add(delta)
 
-    def answer(self, totals: dict[str, Any]) -> dict[str, Any]:
+    def answer(self, totals: Totals) -> dict[str, Any]:
         """See ``Reply.answer``."""
         choices = [
             {

@@ -7,6 +7,7 @@ from radixserve.errors import InvalidRequestError
 from radixserve.ids import Namespace
 from radixserve.sampling.params import SamplingParams
 from radixserve.types import NO_HINTS, CacheHints
+from radixserve_frontend.caller import Caller
 from radixserve_frontend.openai.schema import ChatRequest, CompletionRequest, GenerationRequest
 from radixserve_frontend.validation import show
 
@@ -54,15 +55,15 @@ def completion_params(request: CompletionRequest) -> SamplingParams:
     return _params(request, logprobs=request.logprobs, max_tokens=request.max_tokens, names={})
 
 
-def cache_namespace(request: HasCacheSalt) -> Namespace:
-    """The radix tree's root for this request: requests with different salts share nothing."""
+def cache_namespace(request: HasCacheSalt, caller: Caller) -> Namespace:
+    """The radix tree's root for this request: other tenants, and other salts, share nothing."""
     salt = request.cache_salt or ""
     if len(salt) > MAX_CACHE_SALT_CHARS:
         raise InvalidRequestError(
             f"cache_salt has {len(salt)} characters; at most {MAX_CACHE_SALT_CHARS} are accepted",
             param="cache_salt",
         )
-    return Namespace(salt)
+    return caller.namespace(salt)
 
 
 def cache_hints(request: GenerationRequest) -> CacheHints:

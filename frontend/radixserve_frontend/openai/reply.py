@@ -2,35 +2,15 @@
 
 import time
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from radixserve.engine.interface import TextDelta
 from radixserve.types import FinishReason, TokenLogprob
+from radixserve_frontend.dialect import Totals
+from radixserve_frontend.http_errors import ErrorAnswer, openai_error
 from radixserve_frontend.json_text import encode_json
-from radixserve_frontend.sse import frame
-
-
-class Reply(Protocol):
-    """Turns the deltas of one request into OpenAI's objects. ``index`` counts choices over all
-    prompts: prompt ``i``'s choice ``j`` is ``i * n + j``."""
-
-    def chunk(self, index: int, delta: TextDelta) -> bytes:
-        """The events that this delta makes, framed; empty if it has nothing to tell yet."""
-        ...
-
-    def last_chunk(self, totals: dict[str, Any]) -> bytes:
-        """The last event of a stream that asked for usage or a cache report: no choices, only
-        these."""
-        ...
-
-    def add(self, index: int, delta: TextDelta) -> None:
-        """Keep the delta for ``answer``. *Mutates* the reply."""
-        ...
-
-    def answer(self, totals: dict[str, Any]) -> dict[str, Any]:
-        """The whole answer, once every delta has been added. ``totals``: usage, and what else
-        there is to say of the request as a whole."""
-        ...
+from radixserve_frontend.openai.usage import usage_of
+from radixserve_frontend.sse import DONE, frame
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,22 +33,34 @@ class Envelope:
             b'],"usage":null}\n\n' if self.with_usage else b"]}\n\n",
         )
 
-    def answer(
-        self, kind: str, choices: list[dict[str, Any]], totals: dict[str, Any]
-    ) -> dict[str, Any]:
+    def answer(self, kind: str, choices: list[dict[str, Any]], totals: Totals) -> dict[str, Any]:
         """A complete object."""
+        return self._object(kind, choices, {"usage": usage_of(totals)}, totals)
+
+    def end(self, kind: str, totals: Totals) -> bytes:
+        """The end of a stream, after an event with no choices if it asked for usage or a report."""
+        usage = {"usage": usage_of(totals)} if self.with_usage else {}
+        if not usage and not totals.extras:
+            return DONE
+        return frame(encode_json(self._object(kind, [], usage, totals))) + DONE
+
+    def _object(
+        self, kind: str, choices: list[dict[str, Any]], usage: dict[str, Any], totals: Totals
+    ) -> dict[str, Any]:
         return {
             "id": self.response_id,
             "object": kind,
             "created": self.created,
             "model": self.model,
             "choices": choices,
-            **totals,
+            **usage,
+            **totals.extras,
         }
 
-    def last_chunk(self, kind: str, totals: dict[str, Any]) -> bytes:
-        """The event with no choices that closes a stream."""
-        return frame(encode_json(self.answer(kind, [], totals)))
+
+def break_off(answer: ErrorAnswer) -> bytes:
+    """The event of a stream that ends before its answer does. No ``[DONE]`` follows it."""
+    return frame(encode_json(openai_error(answer)))
 
 
 @dataclass(slots=True)

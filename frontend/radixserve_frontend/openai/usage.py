@@ -2,16 +2,14 @@
 
 from typing import Any
 
-from radixserve_frontend.generation import Generation
+from radixserve_frontend.dialect import Totals
 
 
-def usage_of(generation: Generation) -> dict[str, Any]:
-    """OpenAI's usage. Prompt tokens count once per prompt, whatever ``n`` is."""
-    prompt_tokens = generation.job.num_prompt_tokens
-    completion_tokens = generation.num_generated_tokens
+def usage_of(totals: Totals) -> dict[str, Any]:
+    """OpenAI's usage."""
     return {
-        "prompt_tokens": prompt_tokens,
-        "completion_tokens": completion_tokens,
-        "total_tokens": prompt_tokens + completion_tokens,
-        "prompt_tokens_details": {"cached_tokens": generation.num_cached_tokens},
+        "prompt_tokens": totals.prompt_tokens,
+        "completion_tokens": totals.generated_tokens,
+        "total_tokens": totals.prompt_tokens + totals.generated_tokens,
+        "prompt_tokens_details": {"cached_tokens": totals.cached_tokens},
     }

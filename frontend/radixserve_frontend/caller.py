@@ -1,0 +1,45 @@
+"""Who sends a request, as far as the server knows. Data only; ``auth`` finds it out.
+
+The tenant is on whose account requests run. What one tenant has cached no other one finds: the
+cache's namespace derives from the tenant and from the request's own salt.
+"""
+
+from dataclasses import dataclass
+
+from starlette.types import Scope
+
+from radixserve.ids import Namespace
+
+_SCOPE_KEY = "radixserve.caller"
+_SEPARATOR = "\0"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Caller:
+    """One sender of requests."""
+
+    tenant: str = ""
+    """Empty: there are no keys, hence one tenant."""
+    is_admin: bool = False
+
+    def namespace(self, salt: str = "") -> Namespace:
+        """The radix tree's root for requests with this salt. Injective: no two tenants share one,
+        whatever salts they choose."""
+        # A tenant's name holds no separator (``auth`` sees to it), a salt may.
+        return Namespace(f"{self.tenant}{_SEPARATOR}{salt}" if self.tenant else salt)
+
+
+ANYBODY = Caller(is_admin=True)
+"""Where there are no keys, everybody may do everything."""
+
+
+def attach_caller(scope: Scope, caller: Caller) -> None:
+    """Let the caller travel with the request. *Mutates* ``scope``."""
+    scope[_SCOPE_KEY] = caller
+
+
+def caller_of(scope: Scope) -> Caller:
+    """Who ``attach_caller`` put there; else anybody."""
+    caller = scope.get(_SCOPE_KEY, ANYBODY)
+    assert isinstance(caller, Caller)
+    return caller
