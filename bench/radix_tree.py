@@ -14,7 +14,7 @@
 4. What an eviction policy adds, by page size: microseconds of Python time for each page that a
    request touches, and for each page evicted, on conversations that grow turn by turn in a cache
    that holds half of them: short ones (about 12 pages of 16) and long ones (about 700). Limit of
-   the issue: 1 µs a touched page. It is printed, not enforced: a request costs some 50 µs whatever
+   the issue: 1 µs a touched page. It is printed, not enforced: a request costs 15 to 40 µs whatever
    its length, so short prompts in long pages exceed it.
 
 Long-lived nodes make Python's cyclic collector walk the whole tree now and then; a server should

@@ -9,14 +9,23 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from radixserve.llm import LLM, ChoiceOutput, RequestOutput
+    from radixserve.sampling.grammar import GrammarSpec
     from radixserve.sampling.params import SamplingParams
 
-__all__ = ["LLM", "ChoiceOutput", "RequestOutput", "SamplingParams", "__version__"]
+__all__ = [
+    "LLM",
+    "ChoiceOutput",
+    "GrammarSpec",
+    "RequestOutput",
+    "SamplingParams",
+    "__version__",
+]
 
 _HOMES = {
     "LLM": "radixserve.llm",
     "ChoiceOutput": "radixserve.llm",
     "RequestOutput": "radixserve.llm",
+    "GrammarSpec": "radixserve.sampling.grammar",
     "SamplingParams": "radixserve.sampling.params",
 }
 

@@ -21,6 +21,21 @@ class BatchLimits:
     max_running: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueLimits:
+    """How much may wait in front of an engine that serves; past it requests are refused."""
+
+    max_queued_requests: int = 512
+    max_queued_tokens: int = 2**20
+    max_queue_s: float = 2.0
+
+
+NO_QUEUE_LIMITS = QueueLimits(
+    max_queued_requests=2**62, max_queued_tokens=2**62, max_queue_s=float("inf")
+)
+"""Nobody is refused."""
+
+
 _DEFAULT_LIMITS = {"cpu": BatchLimits(2048, 64), "cuda": BatchLimits(8192, 256)}
 """By kind of device. On a GPU a step must be this large before its arithmetic, and not the reading
 of the weights, is what takes the time."""
@@ -93,7 +108,24 @@ class EngineConfig:
     chat_template: str | None = option(
         None, "Jinja chat template to use instead of the checkpoint's: a file, or the text itself."
     )
+    tool_format: str = option(
+        "auto",
+        "How the model writes calls of tools. 'auto': as the chat template tells; 'none': requests "
+        "with tools are refused.",
+        choices=("auto", "hermes", "llama3", "mistral", "none"),
+    )
+    reasoning_format: str = option(
+        "auto",
+        "How the model sets its thinking apart. 'think': <think>...</think>; 'auto': so, if the "
+        "checkpoint knows these; 'none': thinking is part of the answer.",
+        choices=("auto", "think", "none"),
+    )
     num_threads: int | None = option(None, "CPU threads for the model. Default: one per core.")
+    engine_timeout_s: float = option(
+        300.0,
+        "An engine process that has work and ends no step in so many seconds hangs: it is killed "
+        "and started again. Longer than any step.",
+    )
 
     def __post_init__(self) -> None:
         for name, low, high in (
@@ -111,15 +143,18 @@ class EngineConfig:
                 raise ConfigError(f"{name} is {value!r}; it must be a whole number")
             if not low <= value <= high:
                 raise ConfigError(f"{name} is {value}; it must lie in [{low}, {high}]")
-        for name in ("kv_cache_gib", "max_itl_stretch"):
+        for name, low, high, demand in (
+            ("kv_cache_gib", 0, 2**20 - 1, "be positive"),
+            ("max_itl_stretch", 1, float("inf"), "exceed 1"),
+            ("engine_timeout_s", 0, float("inf"), "be positive"),
+        ):
             value = getattr(self, name)
-            is_number = isinstance(value, int | float) and not isinstance(value, bool)
-            if value is not None and not is_number:
+            if value is None and self.__dataclass_fields__[name].default is None:
+                continue
+            if isinstance(value, bool) or not isinstance(value, int | float):
                 raise ConfigError(f"{name} is {value!r}; it must be a number")
-        if self.kv_cache_gib is not None and not 0 < self.kv_cache_gib < 2**20:
-            raise ConfigError(f"kv_cache_gib is {self.kv_cache_gib}; it must be positive")
-        if self.max_itl_stretch is not None and not self.max_itl_stretch > 1:
-            raise ConfigError(f"max_itl_stretch is {self.max_itl_stretch}; it must exceed 1")
+            if not low < value <= high:
+                raise ConfigError(f"{name} is {value}; it must {demand}")
         if self.max_batch_tokens is not None and self.max_running is not None:
             self.batch_limits("cpu")
         for option_field in self.__dataclass_fields__.values():

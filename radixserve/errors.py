@@ -11,6 +11,7 @@
     ├── OutOfPagesError            the page pool has too few free pages (internal: evict or preempt)
     ├── OverloadedError            the queue is full; come back later (HTTP 429)
     ├── DeadlineError              the time that a request was given is up (HTTP 504)
+    ├── DeviceLostError            the device has failed, and the process with it (internal: restart)
     ├── EngineDeadError            the engine process has ended (HTTP 503)
     └── ShuttingDownError          the server drains and takes no more requests (HTTP 503)
 
@@ -84,6 +85,10 @@ class OverloadedError(RadixServeError):
 
 class DeadlineError(RadixServeError):
     """The time that a request was given is up; what it was computing is lost."""
+
+
+class DeviceLostError(RadixServeError):
+    """The device has failed for good: this process can compute nothing more."""
 
 
 class EngineDeadError(RadixServeError):

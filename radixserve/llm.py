@@ -71,6 +71,8 @@ class RequestOutput:
     """Prompt tokens that were in the cache and were not computed."""
     cache_report: CacheReport
     """Where the prompt's tokens came from, and why no more of them from the cache."""
+    prompt_logprobs: list[TokenLogprob | None] | None = None
+    """One entry per prompt token, the first one None, if asked for."""
 
     @property
     def text(self) -> str:
@@ -119,7 +121,7 @@ class LLM:
         else:
             logger.warning("%s has no tokenizer: token ids in, token ids out", config.model)
             self.tokenizer = Tokenizer.empty()
-        self._intake = Intake(self.info, self.tokenizer)
+        self._intake = Intake(self.info, self.tokenizer, self._core.grammars)
         self._num_requests = 0
 
     def generate(
@@ -182,6 +184,8 @@ class LLM:
             )
         if any(own.stop for own in each_params):
             self._require_text("stop")
+        for own in each_params:
+            self._intake.check_grammar(own)
         core = self._open_core()
         requests = [
             self._intake.admit(self._next_id(), self._encode(prompt), own, namespace=namespace)
@@ -222,6 +226,15 @@ class LLM:
         """Forget every cached prefix, of one namespace or all. Returns how many pages became
         free."""
         return self._open_core().clear_cache(namespace)
+
+    def set_public_prefixes(self, prefixes: Sequence[Prompt]) -> None:
+        """Let every namespace share what is cached of these texts or token ids, and no others from
+        now on. Of a text's last token it depends on what follows whether it stays the same.
+
+        *Raises* ``InvalidRequestError`` for what no prompt could begin with.
+        """
+        checked = [self._intake.check_prompt(self._encode(prefix)) for prefix in prefixes]
+        self._open_core().set_public_prefixes(checked)
 
     def cache_stats(self) -> CacheStats:
         """All figures of the cache. *Cost*: O(nodes of the tree)."""
@@ -300,6 +313,7 @@ class _Answer:
         self._pieces: list[list[str]] = [[] for _ in range(params.n)]
         self._num_cached_tokens = 0
         self._cache_report: CacheReport | None = None
+        self._prompt_logprobs: list[TokenLogprob | None] | None = None
         if params.logprobs is not None:
             for choice in self._choices:
                 choice.logprobs = []
@@ -320,6 +334,8 @@ class _Answer:
         self._num_cached_tokens = delta.num_cached_tokens
         if delta.cache_report is not None:
             self._cache_report = delta.cache_report
+        if delta.prompt_logprobs is not None:
+            self._prompt_logprobs = delta.prompt_logprobs
         return step.abort
 
     def has_ended(self, index: int) -> bool:
@@ -330,7 +346,11 @@ class _Answer:
             choice.text = "".join(pieces)
         assert self._cache_report is not None, "an answer without an admission"
         return RequestOutput(
-            self._prompt_ids, self._choices, self._num_cached_tokens, self._cache_report
+            self._prompt_ids,
+            self._choices,
+            self._num_cached_tokens,
+            self._cache_report,
+            self._prompt_logprobs,
         )
 
 

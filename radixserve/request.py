@@ -25,14 +25,16 @@ is the last of the foreseen ones, and the only one still to run. With nothing in
 ``num_launched_tokens == num_computed_tokens`` and ``num_pending_tokens == 0``.
 """
 
+from collections.abc import Sequence
 from enum import Enum
 
 import numpy as np
 
-from radixserve.cache.prefix_cache import Lease
+from radixserve.cache.prefix_cache import Lease, Use
 from radixserve.ids import Namespace, RequestId, TokenArray
+from radixserve.sampling.constraint import Constraint
 from radixserve.sampling.params import SamplingParams
-from radixserve.types import NO_HINTS, CacheHints, CacheReport, FinishReason
+from radixserve.types import NO_HINTS, CacheHints, CacheReport, FinishReason, TokenLogprob
 
 
 class Status(Enum):
@@ -55,6 +57,7 @@ class Request:
         "_buffer",
         "arrival",
         "cache_report",
+        "constraint",
         "finish_reason",
         "hints",
         "index",
@@ -68,9 +71,13 @@ class Request:
         "num_prompt_tokens",
         "num_tokens",
         "params",
+        "priority",
+        "prompt_logprobs",
         "request_id",
         "status",
         "stop_token_ids",
+        "tenant",
+        "use",
     )
 
     def __init__(
@@ -84,12 +91,20 @@ class Request:
         arrival: int,
         index: int = 0,
         hints: CacheHints = NO_HINTS,
+        use: Use | None = None,
+        tenant: str = "",
+        priority: int = 0,
     ) -> None:
         self.request_id = request_id
         self.index = index
         self.params = params
         self.namespace = namespace
         self.hints = hints
+        self.tenant = tenant
+        self.priority = priority
+        """Smaller goes first, among the requests of one tenant."""
+        self.use = Use() if use is None else use
+        """What counts as used by it: one of all its choices, whatever happens to them."""
         self.stop_token_ids = stop_token_ids
         """Every token id that ends this request: the model's, unless ignored, and its own."""
         self.arrival = arrival
@@ -108,6 +123,13 @@ class Request:
         """What the cache held of it when it was first deferred behind a producer, if it was."""
         self.cache_report: CacheReport | None = None
         """Set at first admission, taken by the request's first delta."""
+        self.prompt_logprobs: list[TokenLogprob] | None = (
+            None if params.prompt_logprobs is None else []
+        )
+        """If it asked: of the prompt's tokens from the second on, as far as they are known. Its
+        first delta takes them."""
+        self.constraint: Constraint | None = None
+        """What it may say next, if it has a grammar."""
         self.lease: Lease | None = None
         self.status = Status.WAITING
         self.finish_reason: FinishReason | None = None
@@ -118,6 +140,22 @@ class Request:
     def token_ids(self) -> TokenArray:
         """All tokens known so far, int32[num_tokens]: a view, not to be kept across ``append``."""
         return self._buffer[: self.num_tokens]
+
+    @property
+    def matchable_ids(self) -> TokenArray:
+        """Those of its tokens whose keys and values it may take from the cache. One must run, so
+        never all; and none whose logits are wanted."""
+        end = self.num_tokens - 1
+        if self.is_to_score:
+            assert self.prompt_logprobs is not None
+            end = len(self.prompt_logprobs)
+        return self._buffer[:end]
+
+    @property
+    def is_to_score(self) -> bool:
+        """Whether log-probabilities of its prompt are still to be computed."""
+        scores = self.prompt_logprobs
+        return scores is not None and len(scores) < self.num_prompt_tokens - 1
 
     @property
     def output_ids(self) -> TokenArray:
@@ -157,6 +195,20 @@ class Request:
             self._buffer = grown
         self._buffer[self.num_tokens] = token_id
         self.num_tokens += 1
+
+    def take_scores(self, start: int, scores: Sequence[TokenLogprob]) -> None:
+        """Note log-probabilities of the prompt tokens from ``start + 1`` on. Some may be known
+        already, from before a preemption; none may be left out."""
+        assert self.prompt_logprobs is not None
+        num_known = len(self.prompt_logprobs) - start
+        assert num_known >= 0, f"{self} has no scores of tokens before {start + 1}"
+        self.prompt_logprobs.extend(scores[num_known:])
+
+    def constrain(self, constraint: Constraint) -> None:
+        """Hold the answer to a grammar: ``constraint`` is at the beginning of it, and goes over
+        what the answer has already. The scheduler tells it of every token from then on."""
+        constraint.replay(self.output_ids.tolist())
+        self.constraint = constraint
 
     def __repr__(self) -> str:
         return (

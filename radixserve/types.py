@@ -12,12 +12,30 @@ from radixserve.sampling.params import SamplingDefaults, SamplingParams
 
 FinishReason = Literal["stop", "length", "abort", "error"]
 
-MissCause = Literal["complete", "never_seen", "diverged", "evicted", "whole_pages", "cache_off"]
+MissCause = Literal[
+    "complete", "never_seen", "diverged", "evicted", "whole_pages", "cache_off", "scored"
+]
 """Why a prompt's match in the cache went no further (``cache/explain.py``); "cache_off": the engine
-shares nothing between requests."""
+shares nothing between requests; "scored": the request asked for its prompt's log-probabilities, so
+all of it was to be computed."""
 
 MISS_CAUSES: Final[tuple[MissCause, ...]] = get_args(MissCause)
 """All of them."""
+
+
+RefusalReason = Literal["requests", "tokens", "wait"]
+"""Which bound of the queue a refused request met (``engine/gate.py``)."""
+
+REFUSAL_REASONS: Final[tuple[RefusalReason, ...]] = get_args(RefusalReason)
+"""All of them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrefixMark:
+    """Keep the prompt's first ``num_tokens`` tokens about ``keep_s`` seconds after the answer."""
+
+    num_tokens: int
+    keep_s: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,7 +43,9 @@ class CacheHints:
     """What a client knows about when its prefix comes back. See ``retention.py``."""
 
     keep_s: float = 0.0
-    """Keep the prompt's prefix about so long, in seconds after the answer."""
+    """Keep the whole prompt about so long, in seconds after the answer."""
+    marks: tuple[PrefixMark, ...] = ()
+    """Keep parts of it, each from its beginning, each for a time of its own."""
     returns_soon: bool = False
     """Prompt and answer come back shortly, as after a tool call: keep both, a minute at least."""
 
@@ -33,6 +53,12 @@ class CacheHints:
 NO_HINTS: Final = CacheHints()
 MAX_KEEP_S: Final = 86_400
 """The longest that a hint may ask for: a day."""
+
+
+MAX_PRIORITY: Final = 100
+"""Priorities lie between minus this and this."""
+MAX_DEADLINE_S: Final = 7 * 86_400
+"""The most time that a request can be given: a week."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +84,7 @@ class EngineRequest:
     tenant: str = ""
     """On whose account it runs: admission is fair between tenants."""
     priority: int = 0
-    """Smaller goes first."""
+    """Smaller goes first, among the requests of its tenant."""
     resumed: list[ResumedChoice] = field(default_factory=list)
     """If it ran before: the choices that have not ended, each with what it had said. The engine
     goes on from there and reports only what is new. Empty: a request of its own."""
@@ -183,6 +209,13 @@ class EngineStats:
     generated_tokens: int = 0
     preemptions: int = 0
     evicted_pages: int = 0
+    num_deferred: int = 0
+    """Of those waiting, who waits for another one's prefix and not for room."""
+    refused: dict[RefusalReason, int] = field(default_factory=dict)
+    """Requests refused because too many waited; one that has not occurred may be missing. Counted
+    in front of the engine (``engine/gate.py``), not in it."""
+    expected_wait_s: float = 0.0
+    """How long a request would wait that came now. Estimated in front of the engine, likewise."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,54 +1,101 @@
 """The ASGI app: which route leads where, and which error becomes which answer.
 
 RequestBoundary (id, access log, counts, 500)
-  └─ Starlette router
+  └─ CORS, if asked for
+  └─ Authentication, if there are keys (401)
+  └─ Starlette router (where marked: 403 unless an administrator)
        POST /v1/chat/completions, /v1/completions     GenerationEndpoint
+       POST /v1/responses, /v1/messages               GenerationEndpoint
+       GET, DELETE /v1/responses/{id}                 StoredResponsesEndpoint
+       GET  /v1/responses/{id}/input_items            StoredResponsesEndpoint
+       POST /v1/messages/count_tokens                 CountTokensEndpoint
+       POST /tokenize, /detokenize                    TokenizingEndpoints
        GET  /v1/models, /v1/models/{id}               ModelsEndpoint
+       GET  /openapi.json, /docs                      OpenApiEndpoint
        GET  /cache/events                             CacheEventsEndpoint
-       GET  /health, /metrics, /
+       GET  /health, /ready, /metrics, /
        GET  /cache/stats, POST /cache/explain, /cache/clear   CacheEndpoints
 """
 
 from collections.abc import Awaitable, Callable
+from typing import Final
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from radixserve.engine.interface import Engine
 from radixserve.errors import RadixServeError
+from radixserve_frontend.anthropic.messages import CountTokensEndpoint, MessagesDialect
+from radixserve_frontend.auth import Authentication, check_admin
+from radixserve_frontend.body import MAX_BODIES_AT_ONCE, Bodies
 from radixserve_frontend.cache_endpoints import CacheEndpoints
 from radixserve_frontend.cache_events import CacheEventsEndpoint
 from radixserve_frontend.config import ServerConfig
+from radixserve_frontend.debug_endpoints import DebugEndpoints
 from radixserve_frontend.dialect import Dialect
 from radixserve_frontend.endpoint import GenerationEndpoint
 from radixserve_frontend.health import HealthEndpoint, IndexEndpoint
 from radixserve_frontend.http_errors import HttpError, error_answer
+from radixserve_frontend.key_store import KeyStore
 from radixserve_frontend.lifecycle import Lifecycle
 from radixserve_frontend.metrics import Metrics
 from radixserve_frontend.middleware import RequestBoundary
 from radixserve_frontend.openai.chat import ChatDialect
 from radixserve_frontend.openai.completions import CompletionDialect
 from radixserve_frontend.openai.models import ModelsEndpoint
-from radixserve_frontend.record import record_of
+from radixserve_frontend.openai.responses.dialect import ResponsesDialect
+from radixserve_frontend.openai.responses.endpoints import StoredResponsesEndpoint
+from radixserve_frontend.openai.responses.store import ResponseStore
+from radixserve_frontend.openapi import DOCS_PATHS, OpenApiEndpoint
+from radixserve_frontend.record import RequestRecord, record_of
+from radixserve_frontend.tokenizing import TokenizingEndpoints
 from radixserve_frontend.trace_recorder import TraceRecorder
+from radixserve_frontend.tracing import RequestTracer
+
+# Balancers and supervisors have no keys, nor have browsers that load a page; and they learn nothing
+# here.
+_OPEN_PATHS: Final = frozenset({"/health", "/ready", *DOCS_PATHS})
 
 Handler = Callable[[Request], Awaitable[Response]]
 
 
 def create_app(
-    engine: Engine, config: ServerConfig, recorder: TraceRecorder | None = None
+    engine: Engine,
+    config: ServerConfig,
+    recorder: TraceRecorder | None = None,
+    *,
+    keys: KeyStore | None = None,
+    tracer: RequestTracer | None = None,
 ) -> Starlette:
-    """The app over a started engine; ``recorder`` records its traffic. ``app.state.lifecycle`` is
+    """The app over a started engine; ``recorder`` records its traffic, ``keys`` say who may call
+    it (None: everybody), ``tracer`` gets a span per request. ``app.state.lifecycle`` is
     its ``Lifecycle``: whoever runs the app drains it before the end."""
+    assert (keys is not None) == config.has_keys, "the keys must be the ones configured"
     lifecycle = Lifecycle(engine)
-    metrics = Metrics(engine)
+    active: set[RequestRecord] = set()
+    metrics = Metrics(engine, keys if config.metrics_by_tenant else None)
+    health = HealthEndpoint(lifecycle)
     models = ModelsEndpoint(engine, config)
     cache = CacheEndpoints(engine, config, lifecycle)
-    dialects: tuple[Dialect, ...] = (ChatDialect(engine, config), CompletionDialect(engine, config))
+    store = ResponseStore(
+        max_responses=config.max_stored_responses,
+        max_tokens=config.max_stored_response_tokens,
+        ttl_s=config.response_ttl_s,
+    )
+    responses = StoredResponsesEndpoint(store)
+    dialects: tuple[Dialect, ...] = (
+        ChatDialect(engine, config),
+        CompletionDialect(engine, config),
+        ResponsesDialect(engine, config, store),
+        MessagesDialect(engine, config),
+    )
+    count_tokens = CountTokensEndpoint(engine, config, lifecycle)
+    tokenizing = TokenizingEndpoints(engine, config, lifecycle)
     routes = [
         _route(
             dialect.endpoint,
@@ -58,19 +105,50 @@ def create_app(
         for dialect in dialects
     ]
     routes += [
+        _route(responses.path, responses.retrieve),
+        _route(responses.path, responses.delete, method="DELETE"),
+        _route(f"{responses.path}/input_items", responses.input_items),
+        _route(count_tokens.endpoint, count_tokens.count, method="POST"),
+        _route("/tokenize", tokenizing.tokenize, method="POST"),
+        _route("/detokenize", tokenizing.detokenize, method="POST"),
         _route("/v1/models", models.list),
         _route("/v1/models/{model:path}", models.retrieve),
-        _route("/cache/events", CacheEventsEndpoint(engine, config, lifecycle).stream),
-        _route("/cache/stats", cache.stats),
+        _route("/cache/events", CacheEventsEndpoint(engine, config, lifecycle).stream, admin=True),
+        _route("/cache/stats", cache.stats, admin=True),
         _route("/cache/explain", cache.explain, method="POST"),
-        _route("/cache/clear", cache.clear, method="POST"),
-        _route("/health", HealthEndpoint(lifecycle).show),
-        _route("/metrics", metrics.show),
+        _route("/cache/clear", cache.clear, method="POST", admin=True),
+        _route("/health", health.show),
+        _route("/ready", health.ready),
+        _route("/metrics", metrics.show, admin=not config.public_metrics),
         _route("/", IndexEndpoint(config).show),
+    ]
+    if config.debug_endpoints:
+        debug = DebugEndpoints(active)
+        routes += [
+            _route("/debug/requests", debug.requests, admin=True),
+            _route("/debug/tasks", debug.tasks, admin=True),
+            _route("/debug/stacks", debug.stacks, admin=True),
+        ]
+    openapi = OpenApiEndpoint(routes, config.model_names, with_keys=config.has_keys)
+    routes += [
+        _route("/openapi.json", openapi.document),
+        _route("/docs", openapi.page),
+        _route("/docs/{name}", openapi.file),
     ]
     app = Starlette(
         routes=routes,
-        middleware=[Middleware(RequestBoundary, metrics=metrics)],
+        middleware=[
+            Middleware(
+                RequestBoundary,
+                metrics=metrics,
+                active=active,
+                error_shapes={dialect.endpoint: dialect.shape_error for dialect in dialects},
+                log_paths=config.log_requests,
+                tracer=tracer,
+            ),
+            *_cors(config),
+            *_authentication(config, keys),
+        ],
         exception_handlers={
             RadixServeError: _answer_error,
             HttpError: _answer_error,
@@ -78,12 +156,42 @@ def create_app(
         },
     )
     app.state.lifecycle = lifecycle
+    app.state.bodies = Bodies(
+        max_total_bytes=MAX_BODIES_AT_ONCE * config.max_body_bytes, timeout_s=config.body_timeout_s
+    )
     return app
 
 
-def _route(path: str, handler: Handler, *, method: str = "GET") -> Route:
+def _cors(config: ServerConfig) -> list[Middleware]:
+    """Lets pages of the given origins call: with any header, without cookies, which nobody reads
+    here."""
+    if not config.allowed_origins:
+        return []
+    return [
+        Middleware(
+            CORSMiddleware,
+            allow_origins=config.allowed_origins,
+            allow_methods=("GET", "POST", "DELETE"),
+            allow_headers=("*",),
+            expose_headers=("X-Request-Id", "Retry-After"),
+        )
+    ]
+
+
+def _authentication(config: ServerConfig, keys: KeyStore | None) -> list[Middleware]:
+    if keys is None:
+        return []
+    open_paths = {*_OPEN_PATHS, "/metrics"} if config.public_metrics else _OPEN_PATHS
+    return [Middleware(Authentication, keys=keys, open_paths=open_paths)]
+
+
+def _route(path: str, handler: Handler, *, method: str = "GET", admin: bool = False) -> Route:
+    """``admin``: where there are keys, only an administrator's opens it."""
+
     async def labelled(request: Request) -> Response:
         record_of(request.scope).endpoint = path
+        if admin:
+            check_admin(request.scope)
         return await handler(request)
 
     return Route(path, labelled, methods=[method])

@@ -1,5 +1,7 @@
-"""Reading a request's body: of bounded size, of JSON, never buffered beyond that."""
+"""Reading a request's body: of JSON, of bounded size, in bounded time, not buffered beyond that."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 
 import anyio
@@ -12,28 +14,84 @@ from radixserve_frontend.http_errors import HttpError
 _MAX_DISCARDED_BYTES: Final = 256 * 2**20
 _MAX_DISCARD_S: Final = 10.0
 
+MAX_BODIES_AT_ONCE: Final = 16
+"""How many bodies of the largest size may be on their way at once."""
+_RETRY_AFTER_S: Final = 5
+
+
+class Bodies:
+    """The bodies that are being received, all together, and how long one may take. One per app, at
+    ``app.state.bodies``."""
+
+    def __init__(self, *, max_total_bytes: int, timeout_s: float) -> None:
+        self.timeout_s = timeout_s
+        self._max_total_bytes = max_total_bytes
+        self._num_bytes = 0
+
+    @contextmanager
+    def receiving(self) -> Iterator["_Receiving"]:
+        """One body, for as long as it is being received."""
+        one = _Receiving(self)
+        try:
+            yield one
+        finally:
+            self._num_bytes -= one.num_bytes
+
+    def take(self, num_bytes: int) -> None:
+        """*Raises* ``HttpError`` (503) if there is no room for so many more."""
+        if self._num_bytes + num_bytes > self._max_total_bytes:
+            raise HttpError(
+                503,
+                "too many large bodies are on their way at this moment; try again in "
+                f"{_RETRY_AFTER_S} s",
+                code="overloaded",
+                headers={"Retry-After": str(_RETRY_AFTER_S), "Connection": "close"},
+            )
+        self._num_bytes += num_bytes
+
+
+class _Receiving:
+    """One body on its way."""
+
+    def __init__(self, bodies: Bodies) -> None:
+        self._bodies = bodies
+        self.num_bytes = 0
+
+    def take(self, num_bytes: int) -> None:
+        self._bodies.take(num_bytes)
+        self.num_bytes += num_bytes
+
 
 async def read_json_body(request: Request, max_bytes: int) -> bytes:
     """The body as sent, at most ``max_bytes`` long; not yet parsed.
 
     *Raises* ``HttpError`` 415 for another content type than JSON, 413 for a larger body (said by
-    its Content-Length or found while counting), 400 for a broken Content-Length;
-    ``starlette.requests.ClientDisconnect`` if the client goes away.
+    its Content-Length or found while counting), 400 for a broken Content-Length, 408 for one that
+    takes too long, 503 if there are too many; ``starlette.requests.ClientDisconnect`` if the client
+    goes away.
     """
     _check_content_type(request)
     declared = _content_length(request)
     if declared is not None and declared > max_bytes:
         await _discard(request)
         raise _too_large(declared, max_bytes)
+    bodies: Bodies = request.app.state.bodies
     chunks: list[bytes] = []
-    num_bytes = 0
-    async for chunk in request.stream():
-        num_bytes += len(chunk)
-        if num_bytes > max_bytes:
-            chunks.clear()
-            await _discard(request)
-            raise _too_large(num_bytes, max_bytes)
-        chunks.append(chunk)
+    with bodies.receiving() as body, anyio.move_on_after(bodies.timeout_s) as limit:
+        async for chunk in request.stream():
+            if body.num_bytes + len(chunk) > max_bytes:
+                chunks.clear()
+                await _discard(request)
+                raise _too_large(body.num_bytes + len(chunk), max_bytes)
+            body.take(len(chunk))
+            chunks.append(chunk)
+    if limit.cancelled_caught:
+        raise HttpError(
+            408,
+            f"the body took longer than {bodies.timeout_s:g} s (the server's --body-timeout-s)",
+            code="request_timeout",
+            headers={"Connection": "close"},
+        )
     return b"".join(chunks)
 
 

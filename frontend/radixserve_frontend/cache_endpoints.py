@@ -1,7 +1,9 @@
-"""``GET /cache/stats``, ``POST /cache/explain``, ``POST /cache/clear``: for the operator.
+"""``GET /cache/stats``, ``POST /cache/explain``, ``POST /cache/clear``.
 
-There are no keys yet, so whoever can reach the server can ask: and ``explain`` tells whether *any*
-namespace holds a prompt, ``clear`` costs everybody their hits.
+``stats`` tells of everybody's use and ``clear`` costs everybody their hits: where there are API
+keys they need an administrator's (``app.py`` asks for it). ``explain`` is for every tenant, about
+its own part of the cache; only an administrator learns whether *another* namespace holds a prompt.
+Where there are no keys, whoever can reach the server may do everything.
 """
 
 from typing import Annotated, Any, NamedTuple
@@ -23,8 +25,10 @@ from radixserve_frontend.dialect import check_model
 from radixserve_frontend.http_errors import HttpError, json_response
 from radixserve_frontend.json_text import decode_json
 from radixserve_frontend.lifecycle import Lifecycle
+from radixserve_frontend.openai.messages import MAX_MESSAGES, Message
 from radixserve_frontend.openai.params import cache_namespace
-from radixserve_frontend.openai.schema import MAX_MESSAGES, Message, Prompt, StrictModel
+from radixserve_frontend.openai.schema import Prompt
+from radixserve_frontend.strict import StrictModel
 from radixserve_frontend.validation import validate
 
 
@@ -69,13 +73,18 @@ class CacheEndpoints:
     async def explain(self, request: Request) -> Response:
         """``POST /cache/explain``. *Raises* as a generation does."""
         body = await self._read(request)
-        asked = await run_in_threadpool(self._prepare, body, caller_of(request.scope))
+        caller = caller_of(request.scope)
+        asked = await run_in_threadpool(self._prepare, body, caller)
         try:
             explanation = await self._engine.explain(asked.prompt, namespace=asked.namespace)
         except InvalidRequestError as error:
             error.param = asked.field
             raise
-        return json_response(explanation_of(explanation, asked.prompt, self._engine.tokenizer))
+        return json_response(
+            explanation_of(
+                explanation, asked.prompt, self._engine.tokenizer, tells_others=caller.is_admin
+            )
+        )
 
     async def clear(self, request: Request) -> Response:
         """``POST /cache/clear``. *Raises* ``InvalidRequestError``, ``EngineDeadError``."""

@@ -26,9 +26,14 @@ def cache_report_of(generation: Generation, tokenizer: Tokenizer) -> Any:
 
 
 def explanation_of(
-    explanation: CacheExplanation, prompt: Sequence[int], tokenizer: Tokenizer
+    explanation: CacheExplanation,
+    prompt: Sequence[int],
+    tokenizer: Tokenizer,
+    *,
+    tells_others: bool,
 ) -> dict[str, Any]:
-    """What ``POST /cache/explain`` answers."""
+    """What ``POST /cache/explain`` answers. ``tells_others``: also about other namespaces."""
+    others = {"in_other_namespaces": explanation.in_other_namespaces} if tells_others else {}
     return {
         "prompt_tokens": explanation.num_prompt_tokens,
         **_match(
@@ -38,7 +43,7 @@ def explanation_of(
             prompt,
             tokenizer,
         ),
-        "in_other_namespaces": explanation.in_other_namespaces,
+        **others,
     }
 
 
@@ -68,9 +73,8 @@ def _match(
     return {
         "matched_tokens": num_tokens,
         "cause": cause,
-        "evicted_seconds_ago": (
-            None if evicted_seconds_ago is None else round(evicted_seconds_ago, 3)
-        ),
+        # Whole seconds: when precisely it went may tell what somebody else did just then.
+        "evicted_seconds_ago": None if evicted_seconds_ago is None else round(evicted_seconds_ago),
         "text_around": {"before": _text(before, tokenizer), "after": _text(after, tokenizer)},
     }
 

@@ -6,14 +6,14 @@ clean end, 1 when a start failed, 2 for a wrong option, 130 after Ctrl-C.
 """
 
 import argparse
-import logging
 import os
 import sys
 from collections.abc import Mapping, Sequence
 
 from radixserve.errors import ConfigError, RadixServeError
 from radixserve_frontend.config import ChatConfig, ServerConfig
-from radixserve_frontend.flags import add_options, read_config
+from radixserve_frontend.flags import add_options, env_name, read_config
+from radixserve_frontend.logs import configure_logging
 
 _DESCRIPTION = "A chat server for language models that prefills only what its cache does not hold."
 _EPILOG = """\
@@ -22,7 +22,9 @@ examples:
   radixserve serve Qwen/Qwen3-0.6B --port 9000  a model from the Hugging Face hub
   radixserve chat --url http://127.0.0.1:8000   talk to a server that is running
 
-Every option can also be set in the environment (RADIXSERVE_PORT=9000); a flag wins over it.
+Every option can also be set in the environment (RADIXSERVE_PORT=9000); a flag wins over it. API
+keys come from a file (serve --api-keys-file) or from RADIXSERVE_API_KEYS (TENANT:KEY,...): there is
+no flag for them, because flags are in every list of processes.
 """
 
 
@@ -79,20 +81,12 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] | None = 
         return 130
 
 
-def configure_logging(level: str) -> None:
-    """Send radixserve's loggers to stderr. Other libraries' stay at warning: their debug lines may
-    hold what users wrote."""
-    logging.basicConfig(
-        level=logging.WARNING,
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-        stream=sys.stderr,
-    )
-    logging.getLogger("radixserve").setLevel(level.upper())
-    logging.getLogger("radixserve_frontend").setLevel(level.upper())
-
-
 def _serve(config: ServerConfig) -> int:
-    configure_logging(config.log_level)
+    configure_logging(
+        config.log_level, log_format=config.log_format, log_requests=config.log_requests
+    )
+    # The engine's process has no use for them.
+    os.environ.pop(env_name("api_keys"), None)
     from radixserve_frontend.server import run_server  # noqa: PLC0415  # Starlette, torch
 
     return run_server(config)

@@ -1,7 +1,7 @@
 """The life of a generation request in the front end, the same for every dialect.
 
     check accepting ─▶ read body ─▶ prepare (thread) ─▶ submit ─▶ stream, or collect
-         503            413, 415       400, 404          400, 503     200
+         503            413, 415       400, 404       400, 429, 503   200, 504
 
 Every error known when the engine accepts the request is a real HTTP status. After that a streamed
 answer can only tell in the stream: an event with an error object, and then its end
@@ -11,6 +11,7 @@ answer can only tell in the stream: an event with an error object, and then its 
 import logging
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any
 
 from starlette.concurrency import run_in_threadpool
@@ -29,6 +30,7 @@ from radixserve_frontend.generation import Generation
 from radixserve_frontend.http_errors import error_answer, json_response
 from radixserve_frontend.lifecycle import Lifecycle
 from radixserve_frontend.record import RequestRecord, record_of
+from radixserve_frontend.request_log import LoggedAnswer
 from radixserve_frontend.sse import EventStream
 from radixserve_frontend.trace_recorder import TraceRecorder
 
@@ -61,15 +63,15 @@ class GenerationEndpoint:
             body = await read_json_body(request, self._config.max_body_bytes)
         with self._lifecycle.in_flight():
             prepared = await run_in_threadpool(self._dialect.prepare, body, arrival)
+            logged = LoggedAnswer(record.request_id, body) if self._config.log_requests else None
             del body
             record.stream = prepared.stream
             if not prepared.stream:
-                return json_response(
-                    await run_while_connected(request.receive, self._collect(prepared, record))
-                )
+                collecting = self._collect(prepared, record, logged)
+                return json_response(await run_while_connected(request.receive, collecting))
             generation = await self._start(prepared, record)
         return EventStream(
-            self._events(prepared, generation, record),
+            self._events(prepared, generation, record, logged),
             close=generation.aclose,
             # Entered when the response runs, with no chance for a shutdown in between: Starlette
             # awaits nothing on the way.
@@ -78,21 +80,31 @@ class GenerationEndpoint:
         )
 
     async def _start(self, prepared: Prepared, record: RequestRecord) -> Generation:
+        job = prepared.job
+        longest_s = self._config.max_request_s
+        if longest_s is not None and (job.deadline_s is None or job.deadline_s > longest_s):
+            job = replace(job, deadline_s=longest_s)
         try:
-            return await Generation.start(self._engine, prepared.job, record, self._recorder)
+            return await Generation.start(self._engine, job, record, self._recorder)
         except InvalidRequestError as error:
             # Blame the field by the name under which the client knows it.
             error.param = prepared.field_names.get(error.param or "", error.param)
             raise
 
-    async def _collect(self, prepared: Prepared, record: RequestRecord) -> dict[str, Any]:
+    async def _collect(
+        self, prepared: Prepared, record: RequestRecord, logged: LoggedAnswer | None
+    ) -> dict[str, Any]:
         generation = await self._start(prepared, record)
         try:
             n = prepared.job.params.n
             async with aclosing(generation.deltas()) as deltas:
                 async for prompt, delta in deltas:
                     prepared.reply.add(prompt * n + delta.index, delta)
+                    if logged is not None:
+                        logged.add(prompt * n + delta.index, delta)
         finally:
+            if logged is not None:
+                logged.end()
             await generation.aclose()
         return prepared.reply.answer(self._totals(prepared, generation))
 
@@ -108,13 +120,19 @@ class GenerationEndpoint:
         )
 
     async def _events(
-        self, prepared: Prepared, generation: Generation, record: RequestRecord
+        self,
+        prepared: Prepared,
+        generation: Generation,
+        record: RequestRecord,
+        logged: LoggedAnswer | None,
     ) -> AsyncGenerator[bytes, None]:
         n = prepared.job.params.n
         reply = prepared.reply
         try:
             async with aclosing(generation.deltas()) as deltas:
                 async for prompt, delta in deltas:
+                    if logged is not None:
+                        logged.add(prompt * n + delta.index, delta)
                     events = reply.chunk(prompt * n + delta.index, delta)
                     if events:
                         yield events
@@ -122,12 +140,16 @@ class GenerationEndpoint:
             # Too late for a status; whatever it was, the client must not take this for the end.
             answer = error_answer(error)
             record.outcome, record.error_code = "error", answer.code
+            # Not the message, which may quote the request.
             logger.warning(
                 "request %s failed in mid-stream: %s",
                 record.request_id,
-                error,
-                exc_info=not isinstance(error, RadixServeError),
+                answer.code,
+                exc_info=None if isinstance(error, RadixServeError) else error,
             )
             yield reply.fail(answer)
             return
+        finally:
+            if logged is not None:
+                logged.end()
         yield reply.end(self._totals(prepared, generation))

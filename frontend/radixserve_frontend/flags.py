@@ -6,7 +6,7 @@
 
 Precedence: flag, then environment, then the dataclass's default. A value that does not parse is an
 error wherever it came from; nothing is ever guessed. Booleans are ``--x`` and ``--no-x``. The field
-``model`` is positional.
+``model`` is positional. Secrets (``config.secret``) have no flag.
 """
 
 import argparse
@@ -41,6 +41,8 @@ def add_options(parser: argparse.ArgumentParser, config_class: type[EngineConfig
     own = parser.add_argument_group("this command")
     engine = parser.add_argument_group("model and engine")
     for part, value_type in _typed_fields(config_class):
+        if part.metadata.get("env_only"):
+            continue
         group = engine if part.name in engine_names else own
         if part.name == POSITIONAL:
             parser.add_argument(

@@ -98,9 +98,10 @@ class Generation:
         nothing recorded."""
         record.prompt_tokens = job.num_prompt_tokens
         streams: list[TextStream] = []
+        recorded: list[RecordedPrompt] = []
         try:
             for prompt in job.prompts:
-                streams.append(  # noqa: PERF401  # those begun must be known if a later one fails
+                streams.append(  # those begun must be known if a later one fails
                     await engine.submit(
                         prompt,
                         job.params,
@@ -109,16 +110,16 @@ class Generation:
                         tenant=job.tenant,
                         priority=job.priority,
                         deadline_s=job.deadline_s,
+                        follows=streams[0].request_id if streams else None,
                         visible_ids=job.visible_ids,
                         continues_prompt=job.continues_prompt,
                     )
                 )
+            if recorder is not None:
+                recorded += [recorder.begin(prompt, job.namespace) for prompt in job.prompts]
         except BaseException:
             await _close_all(streams)
             raise
-        recorded = []
-        if recorder is not None:
-            recorded = [recorder.begin(prompt, job.namespace) for prompt in job.prompts]
         return cls(engine, streams, job, record, recorded)
 
     @property
@@ -134,7 +135,8 @@ class Generation:
         """The deltas of all prompts as they become known. Close it (``contextlib.aclosing``).
 
         *Raises* ``GenerationError`` for a part that the engine gave up, ``ShuttingDownError`` for
-        one that a shutdown ended, ``EngineDeadError`` if the engine ended.
+        one that a shutdown ended, ``DeadlineError`` for one whose time was up,
+        ``EngineDeadError`` if the engine ended.
         """
         if len(self._streams) == 1:
             async for delta in self._streams[0]:
@@ -150,6 +152,9 @@ class Generation:
 
     async def aclose(self) -> None:
         """Abort whatever still runs."""
+        self._record.queued_s = [
+            stream.queued_s for stream in self._streams if stream.queued_s is not None
+        ]
         recorded, self._recorded = self._recorded, ()
         for prompt in recorded:
             prompt.end()
@@ -184,7 +189,7 @@ async def _close_all(streams: Sequence[TextStream]) -> None:
     for result in results:
         if isinstance(result, BaseException):
             # An engine that is gone has nothing to abort; an answer that is complete stays so.
-            logger.warning("closing a request failed: %r", result)
+            logger.warning("closing a request failed", exc_info=result)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,11 @@
-"""``GET /health`` for load balancers, and ``GET /`` for people."""
+"""``GET /health`` and ``GET /ready`` for balancers and supervisors, and ``GET /`` for people.
+
+    /health    restart this server if it fails: 200 while the engine lives or is being restarted
+    /ready     send requests elsewhere if it fails: 200 while one sent now is served at once
+
+A request that is sent to a server which is not ready because its engine restarts waits, and is
+served.
+"""
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -9,17 +16,22 @@ from radixserve_frontend.lifecycle import Lifecycle
 
 
 class HealthEndpoint:
-    """200 means: a request sent now will be served."""
+    """Whether the server lives, and whether it serves."""
 
     def __init__(self, lifecycle: Lifecycle) -> None:
         self._lifecycle = lifecycle
 
     async def show(self, request: Request) -> Response:  # noqa: ARG002  # Starlette passes it
-        """200 ``ok``; 503 ``draining`` or ``engine dead``."""
-        if self._lifecycle.is_healthy:
+        """``GET /health``: 200 ``ok``; 503 ``engine dead``, which it stays."""
+        if self._lifecycle.is_alive:
             return json_response({"status": "ok"})
-        status = "draining" if self._lifecycle.is_draining else "engine dead"
-        return json_response({"status": status}, status=503)
+        return json_response({"status": "engine dead"}, status=503)
+
+    async def ready(self, request: Request) -> Response:  # noqa: ARG002  # Starlette passes it
+        """``GET /ready``: 200 ``ready``; 503 ``draining``, ``engine restarting``, ``engine dead``,
+        or ``engine silent``: nothing was heard of it for half a minute."""
+        status = self._lifecycle.status
+        return json_response({"status": status}, status=200 if status == "ready" else 503)
 
 
 class IndexEndpoint:
@@ -32,9 +44,17 @@ class IndexEndpoint:
             "endpoints": {
                 "chat": "POST /v1/chat/completions",
                 "completions": "POST /v1/completions",
+                "responses": "POST /v1/responses",
+                "messages": "POST /v1/messages",
+                "count_tokens": "POST /v1/messages/count_tokens",
+                "tokenize": "POST /tokenize",
+                "detokenize": "POST /detokenize",
                 "models": "GET /v1/models",
                 "cache_events": "GET /cache/events",
+                "docs": "GET /docs",
+                "openapi": "GET /openapi.json",
                 "health": "GET /health",
+                "ready": "GET /ready",
                 "metrics": "GET /metrics",
                 "cache_stats": "GET /cache/stats",
                 "cache_explain": "POST /cache/explain",

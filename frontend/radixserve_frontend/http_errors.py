@@ -3,7 +3,9 @@
     InvalidRequestError       400    ShuttingDownError   503, Retry-After
     ContextLengthError        400    EngineDeadError     503, Retry-After
     ModelError                400    GenerationError      500
-    UnknownModelError         404    HttpError            its own
+    UnknownModelError         404    DeadlineError        504, x-should-retry: false
+    OverloadedError           429, Retry-After
+    HttpError                 its own
 
 A ``ModelError`` here means that the request asks for what this checkpoint cannot do: a chat, where
 it has no chat template.
@@ -13,6 +15,7 @@ here, whoever wrote it. What the body looks like is the dialect's to say (``Erro
 there is none it is OpenAI's.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,9 +23,11 @@ from typing import Any
 from starlette.responses import Response
 
 from radixserve.errors import (
+    DeadlineError,
     EngineDeadError,
     InvalidRequestError,
     ModelError,
+    OverloadedError,
     RadixServeError,
     ShuttingDownError,
     UnknownModelError,
@@ -95,7 +100,7 @@ def json_response(
     )
 
 
-def error_answer(error: Exception) -> ErrorAnswer:
+def error_answer(error: Exception) -> ErrorAnswer:  # noqa: PLR0911  # a table of errors
     """What to tell the client about ``error``. An unforeseen one says nothing of our insides."""
     match error:
         case HttpError():
@@ -120,6 +125,23 @@ def error_answer(error: Exception) -> ErrorAnswer:
                 message=str(error),
                 error_type="invalid_request_error",
                 code="unsupported_by_model",
+            )
+        case OverloadedError():
+            return ErrorAnswer(
+                status=429,
+                message=str(error),
+                error_type="rate_limit_error",
+                code="overloaded",
+                headers={"Retry-After": str(max(1, math.ceil(error.retry_after_s)))},
+            )
+        case DeadlineError():
+            return ErrorAnswer(
+                status=504,
+                message=str(error),
+                error_type="timeout_error",
+                code="deadline_exceeded",
+                # Clients try again after a 5xx. Once more would take as long once more.
+                headers={"x-should-retry": "false"},
             )
         case ShuttingDownError() | EngineDeadError():
             draining = isinstance(error, ShuttingDownError)

@@ -34,16 +34,29 @@ class Lifecycle:
         return self._is_draining
 
     @property
-    def is_healthy(self) -> bool:
-        """Whether a request sent now has a chance."""
-        return self._engine.is_alive and not self._is_draining
+    def is_alive(self) -> bool:
+        """Whether there is an engine, or would be one again if it died."""
+        return not self._engine.health.has_given_up
+
+    @property
+    def status(self) -> str:
+        """In a word or two, what happens to a request that is sent now: "ready" if it is served
+        at once."""
+        if self._is_draining:
+            return "draining"
+        if not self._engine.is_alive:
+            return "engine dead"
+        health = self._engine.health
+        if not health.is_up:
+            return "engine restarting"
+        return "ready" if health.is_ready else "engine silent"
 
     def check_accepting(self) -> None:
         """*Raises* ``ShuttingDownError`` or ``EngineDeadError`` unless a request may begin."""
         if self._is_draining:
             raise ShuttingDownError("the server is shutting down and takes no more requests")
         if not self._engine.is_alive:
-            raise EngineDeadError("the engine process has ended; the server cannot answer")
+            raise EngineDeadError("the engine has died and does not come back")
 
     @contextmanager
     def receiving(self) -> Iterator[None]:

@@ -5,7 +5,9 @@ text of the prompt or the answer.
 """
 
 import time
+from bisect import bisect_left
 from dataclasses import dataclass, field
+from typing import Final
 
 from starlette.types import Scope
 
@@ -13,6 +15,31 @@ from radixserve.engine.interface import TextDelta
 from radixserve_frontend.http_errors import ErrorShape, openai_error
 
 _SCOPE_KEY = "radixserve.record"
+
+
+GAP_BOUNDS_S: Final = (
+    0.001, 0.0025, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3,
+    0.5, 1.0, 2.5, 5.0,
+)  # fmt: skip
+"""Upper ends of the classes into which times between tokens are counted."""
+
+
+@dataclass(slots=True)
+class Gaps:
+    """Times between deliveries of tokens, counted by class. Mutable."""
+
+    counts: list[int] = field(default_factory=lambda: [0] * (len(GAP_BOUNDS_S) + 1))
+    """By class; the last one has no upper end."""
+    sum_s: float = 0.0
+
+    def observe(self, gap_s: float) -> None:
+        self.counts[bisect_left(GAP_BOUNDS_S, gap_s)] += 1
+        self.sum_s += gap_s
+
+    def add(self, other: "Gaps") -> None:
+        for number, count in enumerate(other.counts):
+            self.counts[number] += count
+        self.sum_s += other.sum_s
 
 
 @dataclass(slots=True)
@@ -31,7 +58,7 @@ class ChoiceTiming:
         return (self.last_s - self.first_s) / later if later > 0 else None
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class RequestRecord:
     """One request. Mutable: owned by the task that serves it."""
 
@@ -41,6 +68,8 @@ class RequestRecord:
     arrived_s: float = field(default_factory=time.monotonic)
     endpoint: str = "other"
     """The route, from a fixed list: what metrics are labelled with (a path is hostile input)."""
+    tenant: str = ""
+    """Whose key it bore; empty: nobody's, or there are no keys."""
     status: int | None = None
     stream: bool = False
     prompt_tokens: int = 0
@@ -52,6 +81,10 @@ class RequestRecord:
     """OpenAI's code of the error, if it was one."""
     choices: dict[tuple[int, int], ChoiceTiming] = field(default_factory=dict)
     """By (prompt, choice)."""
+    gaps: Gaps = field(default_factory=Gaps)
+    queued_s: list[float] = field(default_factory=list)
+    """How long each prompt waited for its first admission; those that were never admitted are
+    missing."""
     shape_error: ErrorShape = openai_error
     """What an error looks like in the dialect of its route."""
 
@@ -64,6 +97,7 @@ class RequestRecord:
             if timing is None:
                 self.choices[prompt, delta.index] = ChoiceTiming(now, now, num_tokens, num_tokens)
             else:
+                self.gaps.observe(now - timing.last_s)
                 timing.last_s = now
                 timing.num_tokens += num_tokens
         if delta.finish_reason is not None:

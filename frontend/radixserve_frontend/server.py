@@ -9,15 +9,18 @@ on afterwards, so that nobody waits for an answer before there can be one.
 
 import asyncio
 import contextlib
+import functools
+import gc
 import logging
 import signal
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
-from typing import Final
+from typing import Any, Final, cast
 
 import uvicorn
+from starlette.types import ASGIApp
 
 from radixserve.config import DEMO_MODEL
 from radixserve.demo import DEMO_WARNING
@@ -26,8 +29,12 @@ from radixserve.errors import ConfigError
 from radixserve_frontend.app import create_app
 from radixserve_frontend.banner import banner
 from radixserve_frontend.config import ServerConfig, engine_config
+from radixserve_frontend.connection import ConnectionLimits, GuardedProtocol
+from radixserve_frontend.key_store import KeyStore, open_key_store
 from radixserve_frontend.lifecycle import Lifecycle
+from radixserve_frontend.public_prompts import read_prompts, share_prompts
 from radixserve_frontend.trace_recorder import TraceRecorder
+from radixserve_frontend.tracing import RequestTracer, open_tracer
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +44,8 @@ _ENGINE_CLOSE_S: Final = 5.0
 # Longer than the idle time after which clients' connection pools give up theirs, so that no client
 # sends on a connection which we are just closing.
 _KEEP_ALIVE_S: Final = 75
+# Besides connections: sockets to the engine, logs, the trace.
+_OTHER_FILES: Final = 256
 
 
 class DrainingServer(uvicorn.Server):
@@ -94,47 +103,83 @@ def run_server(config: ServerConfig) -> int:
     *Raises* ``ConfigError``, ``ModelError`` or ``EngineDeadError`` if it cannot start,
     ``KeyboardInterrupt`` on Ctrl-C while it starts.
     """
-    with _bind(config.host, config.port) as listener, _recording(config) as recorder:
+    _raise_file_limit(config.max_connections + _OTHER_FILES)
+    keys = open_key_store(config)
+    with (
+        _bind(config.host, config.port) as listener,
+        _recording(config) as recorder,
+        _tracing(config) as tracer,
+    ):
         try:
-            asyncio.run(serve(config, listener, recorder))
+            return asyncio.run(serve(config, listener, recorder, keys=keys, tracer=tracer))
         except asyncio.CancelledError:
             logger.info("SIGTERM: stopped while starting")
             return 128 + signal.SIGTERM
-    return 0
 
 
 async def serve(
-    config: ServerConfig, listener: socket.socket, recorder: TraceRecorder | None = None
-) -> None:
-    """Start the engine and serve on ``listener``, a bound socket, until a signal says stop."""
+    config: ServerConfig,
+    listener: socket.socket,
+    recorder: TraceRecorder | None = None,
+    *,
+    keys: KeyStore | None = None,
+    tracer: RequestTracer | None = None,
+) -> int:
+    """Start the engine and serve on ``listener``, a bound socket, until a signal says stop, or the
+    engine is given up: then nothing can be served any more. Returns the exit status."""
+    prompts = [] if config.public_prompts is None else read_prompts(config.public_prompts)
     with _cancelled_by_sigterm():
-        engine = await AsyncEngine.start(engine_config(config))
+        engine = await AsyncEngine.start(engine_config(config), config.queue_limits)
     try:
-        app = create_app(engine, config, recorder)
+        if prompts:
+            share_prompts(engine, prompts)
+        app = create_app(engine, config, recorder, keys=keys, tracer=tracer)
         url = url_of(config.host, listener)
         warning = DEMO_WARNING if config.model == DEMO_MODEL else None
         server = DrainingServer(
-            uvicorn.Config(
-                app,
-                log_config=None,
-                access_log=False,
-                lifespan="off",
-                ws="none",
-                server_header=False,
-                timeout_keep_alive=_KEEP_ALIVE_S,
-                timeout_graceful_shutdown=_CONNECTIONS_CLOSE_S,
-            ),
+            uvicorn_config(app, config),
             app.state.lifecycle,
             shutdown_timeout_s=config.shutdown_timeout_s,
             on_started=lambda: print(banner(engine.info, config, url, warning), flush=True),
         )
-        await server.serve(sockets=[listener])
+        # What was loaded stays: the collector, which stops every stream while it looks, need not
+        # look through it again.
+        gc.collect()
+        gc.freeze()
+        with _reloaded_by_sighup(keys):
+            stopping = asyncio.create_task(_stop_if_given_up(engine, server))
+            await server.serve(sockets=[listener])
+            stopping.cancel()
     finally:
         # Normally long closed by the drain; not after a second Ctrl-C, or an error in uvicorn.
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_ENGINE_CLOSE_S):
                 await engine.aclose()
         logger.info("stopped")
+    return 1 if engine.health.has_given_up else 0
+
+
+async def _stop_if_given_up(engine: AsyncEngine, server: DrainingServer) -> None:
+    """Whoever runs us had better start us anew than keep a server that cannot serve."""
+    await engine.given_up()
+    server.request_stop("the engine does not come back")
+
+
+def uvicorn_config(app: ASGIApp, config: ServerConfig) -> uvicorn.Config:
+    """How uvicorn serves our app: silently, and with the limits of ``connection.py``."""
+    return uvicorn.Config(
+        app,
+        # A callable that makes protocols is all that it needs to be.
+        http=cast(Any, functools.partial(GuardedProtocol, ConnectionLimits.of(config))),
+        h11_max_incomplete_event_size=config.max_header_bytes,
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        ws="none",
+        server_header=False,
+        timeout_keep_alive=_KEEP_ALIVE_S,
+        timeout_graceful_shutdown=_CONNECTIONS_CLOSE_S,
+    )
 
 
 def url_of(host: str, listener: socket.socket) -> str:
@@ -167,6 +212,45 @@ def _bind(host: str, port: int) -> socket.socket:
         ) from error
     listener.setblocking(False)
     return listener
+
+
+@contextlib.contextmanager
+def _reloaded_by_sighup(keys: KeyStore | None) -> Iterator[None]:
+    """Let SIGHUP read the keys' file again, where there is one."""
+    loop = asyncio.get_running_loop()
+    try:
+        if keys is not None:
+            loop.add_signal_handler(signal.SIGHUP, keys.reload)
+    except (NotImplementedError, RuntimeError, AttributeError):
+        # Not on this platform, or not in the main thread: the file's times tell as well.
+        keys = None
+    try:
+        yield
+    finally:
+        if keys is not None:
+            loop.remove_signal_handler(signal.SIGHUP)
+
+
+def _raise_file_limit(num_files: int) -> None:
+    """Let this process open so many files, as far as the system lets it."""
+    with contextlib.suppress(ImportError, OSError, ValueError):
+        import resource  # noqa: PLC0415  # Unix only
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if soft != resource.RLIM_INFINITY and soft < num_files:
+            wanted = num_files if hard == resource.RLIM_INFINITY else min(num_files, hard)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+@contextlib.contextmanager
+def _tracing(config: ServerConfig) -> Iterator[RequestTracer | None]:
+    """The tracer that ``config`` asks for, while the server runs. *Raises* ``ConfigError``."""
+    tracer = open_tracer(config)
+    try:
+        yield tracer
+    finally:
+        if tracer is not None:
+            tracer.close()
 
 
 @contextlib.contextmanager

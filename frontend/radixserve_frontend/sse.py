@@ -3,7 +3,8 @@
 Built on sse-starlette, which pings silent connections, notices the client's going, and cancels.
 What is added: bytes are framed once and cheaply; and whatever ends the response (its end, a
 disconnect, a shutdown, an error in sending), the work behind it is closed before the response is
-over.
+over. A client that does not read makes ``send`` wait; ``connection.py`` sees to it that it does
+not wait forever.
 """
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
@@ -12,6 +13,7 @@ from typing import Final
 
 import anyio
 from sse_starlette import EventSourceResponse
+from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 DONE: Final = b"data: [DONE]\n\n"
@@ -22,6 +24,11 @@ def frame(data: bytes) -> bytes:
     return b"data: " + data + b"\n\n"
 
 
+def event_frame(name: str, data: bytes) -> bytes:
+    """One event with a name. ``data`` as in ``frame``."""
+    return b"event: %s\ndata: %s\n\n" % (name.encode("ascii"), data)
+
+
 def named_frame(number: int, name: str, data: bytes) -> bytes:
     """One event with an id and a name. ``data`` as in ``frame``."""
     return b"id: %d\nevent: %s\ndata: %s\n\n" % (number, name.encode("ascii"), data)
@@ -30,7 +37,8 @@ def named_frame(number: int, name: str, data: bytes) -> bytes:
 class EventStream(EventSourceResponse):
     """A stream of framed events. ``close`` is awaited exactly once, however the response ends.
 
-    ``held`` is entered for as long as the response runs.
+    ``held`` is entered for as long as the response runs. ``ping_s``: every so many seconds a
+    comment is sent.
     """
 
     def __init__(
@@ -48,10 +56,16 @@ class EventStream(EventSourceResponse):
         self._held = held
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See ``starlette.responses.Response``."""
         with self._held:
             try:
                 async with aclosing(self._events):
-                    await super().__call__(scope, receive, send)
+                    if scope["method"] == "HEAD":
+                        # A body that is not sent would take forever to end.
+                        head = Response(status_code=self.status_code, headers=dict(self.headers))
+                        await head(scope, receive, send)
+                    else:
+                        await super().__call__(scope, receive, send)
             finally:
                 # Whatever cancelled us must not cancel the giving back of pages.
                 with anyio.CancelScope(shield=True):

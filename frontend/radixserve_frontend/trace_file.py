@@ -25,6 +25,11 @@ class TraceFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        if "\0" in str(path) or path.name == "":
+            raise ConfigError(
+                f"record_trace is {str(path)!r}, which is no name of a file; give one such as "
+                "traffic.jsonl.gz"
+            )
         try:
             # 0o666: what it may be read by is the umask's business.
             fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)

@@ -27,18 +27,22 @@ The file is whole after every line, gzipped (a name that ends in ``.gz``) or not
 is killed loses only prompts that had not ended. What cannot be written, to a full disk say, ends
 the recording with one warning, and nothing else.
 
-*Cost* on the event loop: about 2 ms a 100 000 prompt tokens, and one small write a prompt.
+Hashing and writing are a thread's work, in the order in which prompts arrived: the event loop only
+hands over, and neither a slow disk nor a long prompt holds a stream up. At most ``MAX_BEHIND``
+pieces of work wait for it; beyond, prompts are left out of the recording, and one warning says so.
 """
 
 import hashlib
 import json
 import logging
 import secrets
+import threading
 import time
 from array import array
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from queue import Full, Queue
 from typing import Final
 
 from radixserve.ids import Namespace
@@ -49,24 +53,57 @@ logger = logging.getLogger(__name__)
 BLOCK_TOKENS: Final = 512
 MAX_BLOCKS: Final = 2**19
 """A block remembered takes about 200 bytes."""
+MAX_BEHIND: Final = 4096
+"""Two pieces of work a prompt. What waits holds the prompts' tokens."""
 
 
 class TraceRecorder:
     """An open recording. *Raises* ``ConfigError`` if the file exists or cannot be made."""
 
-    def __init__(self, path: Path, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        path: Path,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        max_behind: int = MAX_BEHIND,
+    ) -> None:
         self._file = TraceFile(path)
         self._numbers = BlockNumbers(MAX_BLOCKS)
         self._clock = clock
         self._began_s = clock()
+        self._work: Queue[Callable[[], None] | None] = Queue(max_behind)
+        self._has_lost = False
+        self._thread = threading.Thread(target=self._run, name="trace recorder", daemon=True)
+        self._thread.start()
 
     def begin(self, prompt: Sequence[int], namespace: Namespace) -> "RecordedPrompt":
-        """A prompt (not empty) arrives. *Cost*: O(tokens)."""
-        timestamp = round(1000 * (self._clock() - self._began_s))
-        return RecordedPrompt(self, timestamp, len(prompt), self._numbers.of(prompt, namespace))
+        """A prompt (not empty) arrives. It must not change any more. Never waits, never raises."""
+        recorded = RecordedPrompt(
+            self, round(1000 * (self._clock() - self._began_s)), num_tokens=len(prompt)
+        )
+
+        def number() -> None:
+            recorded.hash_ids = self._numbers.of(prompt, namespace)
+
+        recorded.is_lost = not self.do(number)
+        return recorded
+
+    def do(self, work: Callable[[], None]) -> bool:
+        """Let the thread do something, after all that it was given before. False: it is too far
+        behind, and will not."""
+        try:
+            self._work.put_nowait(work)
+        except Full:
+            if not self._has_lost:
+                self._has_lost = True
+                logger.warning(
+                    "the recording leaves prompts out: %s is written too slowly", self._file.path
+                )
+            return False
+        return True
 
     def write(self, line: bytes) -> None:
-        """Append a line, while that works."""
+        """Append a line, while that works. On the thread."""
         if self._file.is_open:
             try:
                 self._file.append(line)
@@ -74,36 +111,64 @@ class TraceRecorder:
                 logger.warning("the recording ends here: %s: %s", self._file.path, error)
                 self._file.close()
 
+    def flush(self) -> None:
+        """Wait until everything handed over is in the file."""
+        self._work.join()
+
     def close(self) -> None:
-        """End the recording; without a single line it leaves no file. Idempotent."""
+        """Write what there is, and end the recording; without a single line it leaves no file.
+        Idempotent. May wait for the disk."""
+        if self._thread.is_alive():
+            self._work.put(None)
+            self._thread.join()
         self._file.close()
+
+    def _run(self) -> None:
+        while True:
+            work = self._work.get()
+            try:
+                if work is None:
+                    return
+                work()
+            except Exception:
+                # Whatever it was, the next line may work, and requests must not feel it.
+                logger.exception("a prompt could not be recorded")
+            finally:
+                self._work.task_done()
 
 
 class RecordedPrompt:
     """One prompt from its arrival to its end."""
 
-    __slots__ = ("_hash_ids", "_num_generated", "_num_tokens", "_recorder", "_timestamp")
+    __slots__ = ("_num_generated", "_num_tokens", "_recorder", "_timestamp", "hash_ids", "is_lost")
 
-    def __init__(
-        self, recorder: TraceRecorder, timestamp: int, num_tokens: int, hash_ids: list[int]
-    ) -> None:
+    def __init__(self, recorder: TraceRecorder, timestamp: int, *, num_tokens: int) -> None:
         self._recorder = recorder
         self._timestamp = timestamp
         self._num_tokens = num_tokens
-        self._hash_ids = hash_ids
         self._num_generated = 0
+        self.hash_ids: list[int] | None = None
+        """Its blocks' numbers, once the thread has found them."""
+        self.is_lost = False
+        """The recording goes on without it."""
 
     def add(self, num_tokens: int) -> None:
         """So many tokens more were generated for it."""
         self._num_generated += num_tokens
 
     def end(self) -> None:
-        """It has ended, however it did. To be called once."""
+        """It has ended, however it did. To be called once. Never waits, never raises."""
+        if not self.is_lost:
+            self._recorder.do(self._write)
+
+    def _write(self) -> None:
+        if self.hash_ids is None:
+            return  # Finding its numbers failed, and the log says so.
         entry = {
             "timestamp": self._timestamp,
             "input_length": self._num_tokens,
             "output_length": self._num_generated,
-            "hash_ids": self._hash_ids,
+            "hash_ids": self.hash_ids,
         }
         self._recorder.write(json.dumps(entry).encode("ascii") + b"\n")
 

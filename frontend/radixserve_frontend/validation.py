@@ -47,6 +47,7 @@ _SENTENCES = {
     ),
     "too_short": "has {actual_length} entries; at least {min_length} required",
     "too_long": "has more entries than the {max_length} that are accepted",
+    "greater_than": "is {shown}; it must be above {gt:g}",
     "greater_than_equal": "is {shown}; it must be at least {ge}",
     "less_than_equal": "is {shown}; it must be at most {le}",
     "finite_number": "is {shown}; it must be a finite number",

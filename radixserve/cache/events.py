@@ -6,7 +6,10 @@
 
 ``h(k) = xxh3_64(h(k - 1) as 8 bytes, then the P tokens of page k as int32; all little-endian)``,
 with ``h(0) = root_hash(namespace)``. So a hash stands for a namespace and all tokens up to a page
-border, and a router computes it from token ids. Nothing here compares hashes: should two prefixes
+border, and a router computes it from token ids. Public tokens (``public_prefixes.py``) are no
+namespace's: their chain begins with ``root_hash(None)``, and where a namespace goes on behind the
+first p of them, the hash of its first page there takes ``namespace_hash(h, namespace, p)`` in the
+place of the hash ``h`` before it. Nothing here compares hashes: should two prefixes
 collide, a router is misled and nobody is handed another's pages.
 
 What is stored, to a watcher, are the page borders on the edges of the tree. Each lies on one edge,
@@ -52,11 +55,24 @@ class _Border(NamedTuple):
     tokens: TokenArray
 
 
-def root_hash(namespace: Namespace) -> int:
+_PUBLIC_NAME: Final = b"\xffpublic"
+"""No namespace's name in UTF-8."""
+
+
+def root_hash(namespace: Namespace | None) -> int:
     """The hash of a namespace's empty prefix: the first 8 bytes of SHA-256 of its name in UTF-8,
-    read little-endian. The default namespace's name is empty."""
-    digest = hashlib.sha256(namespace.encode("utf-8", "surrogatepass")).digest()
-    return int.from_bytes(digest[:8], "little")
+    read little-endian. The default namespace's name is empty. None: of the public root, whose name
+    is the byte 0xFF and "public"."""
+    name = _PUBLIC_NAME if namespace is None else namespace.encode("utf-8", "surrogatepass")
+    return int.from_bytes(hashlib.sha256(name).digest()[:8], "little")
+
+
+def namespace_hash(parent: int, namespace: Namespace, num_public_tokens: int) -> int:
+    """What stands for ``parent``, the hash at a public page border, where the next page is a
+    namespace's from depth ``num_public_tokens`` on: xxh3_64 of parent, the namespace's root hash
+    and that depth, 8 bytes each, little-endian."""
+    words = (parent, root_hash(namespace), num_public_tokens)
+    return xxhash.xxh3_64_intdigest(b"".join(word.to_bytes(8, "little") for word in words))
 
 
 def chain_hashes(parent: int, tokens: TokenArray, page_size: int) -> list[int]:
@@ -90,7 +106,7 @@ class EventLog:
         """By page id: the hash at the border where the page ends, if it is full."""
         for node in tree.nodes():
             if node.parent is not None:
-                self._hash(node.parent, node.tokens, node.pages)
+                self._hash(node.parent, node.tokens, node.pages, node.namespace)
 
     def snapshot(self) -> list[CacheEvent]:
         """All that is stored: a ``snapshot`` event that says how much, then ``stored`` ones,
@@ -103,7 +119,7 @@ class EventLog:
         for node in self._tree.nodes():
             num_full = self._num_full(node)
             if node.parent is not None and num_full:
-                parent = self._last_border(node.parent).parent
+                parent = self._last_border(node.parent, node.namespace).parent
                 self._tell("stored", self._hashes[node.pages[:num_full]].tolist(), parent)
         return self.take()
 
@@ -112,10 +128,14 @@ class EventLog:
         news, self._news = self._news, []
         return news
 
-    def stored(self, node: Node, tokens: TokenArray, pages: PageArray) -> None:
-        """``tokens`` (int32[n]) are about to go below ``node``, covered by ``pages`` from index
-        ``node.end // P`` on. *Cost*: O(tokens + nodes in ``node``'s last page)."""
-        parent, hashes = self._hash(node, tokens, pages)
+    def stored(
+        self, node: Node, tokens: TokenArray, pages: PageArray, namespace: Namespace | None
+    ) -> None:
+        """``tokens`` (int32[n]) of a namespace, or (None) of everybody, are about to go below
+        ``node``, covered by ``pages`` from index ``node.end // P`` on.
+
+        *Cost*: O(tokens + nodes in ``node``'s last page)."""
+        parent, hashes = self._hash(node, tokens, pages, namespace)
         self._tell("stored", hashes, parent)
 
     def removed(self, node: Node, depth: int) -> None:
@@ -133,26 +153,30 @@ class EventLog:
             self._news = [CacheEvent(kind="cleared")]
 
     def _hash(
-        self, node: Node, tokens: TokenArray, pages: PageArray
+        self, node: Node, tokens: TokenArray, pages: PageArray, namespace: Namespace | None
     ) -> tuple[int | None, list[int]]:
         """Hash what goes, or lies, below ``node``; returns the parent, as events name it, and the
         hashes. *Mutates* the hashes and the count."""
         size = self._tree.page_size
         if (node.end + len(tokens)) // size == node.end // size:
             return None, []
-        border = self._last_border(node)
+        border = self._last_border(node, namespace)
         hashes = chain_hashes(border.hash, np.concatenate([border.tokens, tokens]), size)
         self._hashes[pages[: len(hashes)]] = np.array(hashes, dtype=np.uint64)
         self._num_stored += len(hashes)
         return border.parent, hashes
 
-    def _last_border(self, node: Node) -> _Border:
-        """The last page border at or above ``node``'s end. *Cost*: O(nodes in that page)."""
+    def _last_border(self, node: Node, namespace: Namespace | None) -> _Border:
+        """The last page border at or above ``node``'s end, below which what is ``namespace``'s is
+        to be hashed. *Cost*: O(nodes in that page)."""
         size = self._tree.page_size
         depth = node.end // size * size
         parts: list[TokenArray] = []
         # An edge that starts at the border lies behind it.
+        num_public = node.end
         while node.parent is not None and node.start >= depth:
+            if node.namespace is not None:
+                num_public = node.start
             parts.append(node.tokens)
             node = node.parent
         if isinstance(node, Root):
@@ -161,6 +185,8 @@ class EventLog:
             parts.append(node.tokens[depth - node.start :])
             page = node.pages[depth // size - 1 - node.start // size]
             value = parent = int(self._hashes[page])
+        if namespace is not None and node.namespace is None:
+            value = namespace_hash(value, namespace, num_public)
         return _Border(value, parent, np.concatenate([_NO_TOKENS, *reversed(parts)]))
 
     def _num_full(self, node: Node) -> int:

@@ -12,6 +12,9 @@ has come back since) it is answered by the next page's first token, if the promp
 
 A namespace's hashes begin with a keyed hash of its name, whose key nobody else has, so nobody can
 make a prompt of one namespace collide with another's. Hashes explain; they never share a page.
+Below the public root the hashes of all nodes begin with the public name's, and as a prefix hash is
+a sum, what is a namespace's there is remembered, and asked for, with the difference of the two
+names' hashes added: as if all of the prefix were the namespace's.
 
 Entries live in two generations, as ``Ghosts`` do: at least the last ``limit // 2`` are remembered,
 at most ``limit``, some 130 bytes each. It works under any policy: the tree tells what it cuts.
@@ -30,7 +33,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from radixserve.cache.lookup import Match
+from radixserve.cache.lookup import Match, path_tokens
 from radixserve.cache.node import Node, Root
 from radixserve.cache.page_hashes import PageHashes
 from radixserve.cache.prefix_hash import HashArray, HashState, PrefixHasher
@@ -43,6 +46,9 @@ _MASK: Final = (1 << 64) - 1
 _PART: Final = 0x9FB21C651E98DF25
 _TOKEN: Final = 0xC2B2AE3D27D4EB4F
 _MIX: Final = 0x165667B19E3779F9
+
+_PUBLIC_NAME: Final = b"\xffpublic"
+"""No namespace's name in UTF-8."""
 
 
 class _Burial(NamedTuple):
@@ -79,14 +85,20 @@ class EvictedPrefixes:
         size = self._page_size
         known = self._hash_borders(leaf)
         first = -(-end // size)
+        root = _root_of(leaf)
+        root_hash = self._origin(root).at(0)
+        added = 0
+        if root.namespace != leaf.namespace:
+            added = self._root_hash(leaf.namespace) - root_hash & _MASK
         keys = _keys(
-            known.hashes[first - known.first :], leaf.tokens[first * size - leaf.start :: size]
+            known.hashes[first - known.first :] + np.uint64(added),
+            leaf.tokens[first * size - leaf.start :: size],
         )
         if end % size:
             state = self._state(leaf, end, known.at(end // size))
-            keys.append(_key(state, int(leaf.tokens[0])))
+            keys.append(_key(_plus(state, added), int(leaf.tokens[0])))
         leaf.page_hashes = known.until(end // size)
-        self._remember(keys, _Burial(self._clock(), self._origin(_root_of(leaf)).at(0)))
+        self._remember(keys, _Burial(self._clock(), root_hash + added & _MASK))
 
     def _remember(self, keys: list[int], burial: _Burial) -> None:
         if len(self._young) + len(keys) > self._limit // 2:
@@ -108,12 +120,12 @@ class EvictedPrefixes:
             assert parent is not None
             known = self._nearest(parent, first)
             if known.last < first:
-                tokens = _path_tokens(parent, known.last * size, first * size)
+                tokens = path_tokens(parent, known.last * size, first * size)
                 known = self._extend(known, tokens).since(first)
             # Its other children begin there too.
             parent.page_hashes = known = known.since(first)
         if known.last < last:
-            known = self._extend(known, _path_tokens(leaf, known.last * size, last * size))
+            known = self._extend(known, path_tokens(leaf, known.last * size, last * size))
         leaf.page_hashes = known
         return known
 
@@ -140,11 +152,11 @@ class EvictedPrefixes:
     def _state(self, node: Node, depth: int, whole: int) -> HashState:
         """The state at ``depth`` on the way to ``node``; ``whole`` is the hash at its border."""
         border = depth // self._page_size * self._page_size
-        tokens = _path_tokens(node, border, depth)
+        tokens = path_tokens(node, border, depth)
         return self._hasher.advance(HashState(whole, 0), border, tokens)[0]
 
-    def _root_hash(self, namespace: Namespace) -> int:
-        name = namespace.encode("utf-8", "surrogatepass")
+    def _root_hash(self, namespace: Namespace | None) -> int:
+        name = _PUBLIC_NAME if namespace is None else namespace.encode("utf-8", "surrogatepass")
         return int.from_bytes(hashlib.blake2b(name, digest_size=8, key=self._secret).digest())
 
     # Questions
@@ -161,7 +173,7 @@ class EvictedPrefixes:
             return None
         if match.node is None:
             # There is no root, but what it held may have been evicted.
-            known = _one_hash(0, self._root_hash(match.namespace))
+            known = _one_hash(0, self._root_hash(match.root_namespace))
         else:
             known = self._nearest(match.node, depth // size)
         start = known.last * size
@@ -169,14 +181,18 @@ class EvictedPrefixes:
         state, _ = self._hasher.advance(state, start, tokens[start:depth])
         if match.node is not None and _is_less(match.node.page_hashes, depth // size):
             match.node.page_hashes = _one_hash(depth // size, state.whole)
-        burial = self._recall(state, int(tokens[depth]))
+        burial = self._recall(match, depth, state, int(tokens[depth]))
         border = -(-depth // size) * size
         if burial is None and depth < border < len(tokens):
             state, _ = self._hasher.advance(state, depth, tokens[depth:border])
-            burial = self._recall(state, int(tokens[border]))
+            burial = self._recall(match, border, state, int(tokens[border]))
         return None if burial is None else max(0.0, self._clock() - burial.evicted_s)
 
-    def _recall(self, state: HashState, token: int) -> _Burial | None:
+    def _recall(self, match: Match, depth: int, state: HashState, token: int) -> _Burial | None:
+        """The entry of the ``token`` behind ``depth``, where the state is ``state``."""
+        if 0 < match.num_public_tokens <= depth:
+            added = self._root_hash(match.namespace) - self._root_hash(None)
+            state = _plus(state, added & _MASK)
         key = _key(state, token)
         return self._young.get(key) or self._old.get(key)
 
@@ -193,6 +209,11 @@ class EvictedPrefixes:
         for generation in (self._young, self._old):
             for key in [key for key, burial in generation.items() if burial.root_hash == root_hash]:
                 del generation[key]
+
+
+def _plus(state: HashState, added: int) -> HashState:
+    """The state of the same tokens behind a root whose hash is greater by ``added``."""
+    return HashState(state.whole + added & _MASK, state.part)
 
 
 def _key(state: HashState, token: int) -> int:
@@ -227,16 +248,3 @@ def _root_of(node: Node) -> Root:
         above = above.parent
     assert above is not None
     return above
-
-
-def _path_tokens(node: Node | None, low: int, high: int) -> TokenArray:
-    """Tokens ``[low, high)`` of the way to ``node``, which is at least so deep: int32."""
-    parts: list[TokenArray] = []
-    while high > low:
-        assert node is not None
-        if node.start < high:
-            begin = max(low, node.start)
-            parts.append(node.tokens[begin - node.start : high - node.start])
-            high = begin
-        node = node.parent
-    return np.concatenate(parts[::-1]) if parts else np.empty(0, dtype=np.int32)

@@ -29,8 +29,13 @@ class EvictionPolicy(Protocol):
         """What it is chosen by."""
         ...
 
-    def touch(self, node: Node) -> None:
-        """A lease lets go of this node and of all above it."""
+    def touch(self, node: Node, num_counted_tokens: int = 0) -> None:
+        """A lease lets go of this node and of all above it.
+
+        It is their last use so far. The first ``num_counted_tokens`` were let go of before by
+        another lease of the same request (a choice of it, or itself before it was preempted), so
+        to them it is no further request.
+        """
         ...
 
     def add(self, node: Node) -> None:
@@ -102,7 +107,7 @@ class LRU:
         """Node in the heap -> serial number of its living entry."""
         self._serial = 0
 
-    def touch(self, node: Node) -> None:
+    def touch(self, node: Node, num_counted_tokens: int = 0) -> None:  # noqa: ARG002
         """Make the node and those above it the most recently used ones, the root the very last."""
         above: Node | None = node
         while above is not None:

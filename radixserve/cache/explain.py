@@ -7,16 +7,17 @@
     whole_pages   more matched, but was cut at a page border (``PrefixCache.acquire``)
 
 The first that holds is the cause; where nothing matched nobody has "diverged". What other
-namespaces hold never makes a difference here, by a word or by a bit; ``is_held_elsewhere`` is for
-those who may know.
+namespaces hold never makes a difference here, by a word or by a bit, but for public tokens, which
+are everybody's; ``is_held_elsewhere`` is for those who may know.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from radixserve.cache.evicted import EvictedPrefixes
-from radixserve.cache.lookup import Match, longest_match
-from radixserve.cache.node import Root
+from radixserve.cache.lookup import Match, longest_match, longest_tenant_match
+from radixserve.cache.node import Node, Root
+from radixserve.cache.tenant_edges import TenantEdges
 from radixserve.ids import Namespace, TokenArray
 from radixserve.types import MissCause
 
@@ -40,7 +41,9 @@ class Finding:
         )
 
 
-def explain(match: Match, tokens: TokenArray, evicted: EvictedPrefixes) -> Finding:
+def explain(
+    match: Match, tokens: TokenArray, evicted: EvictedPrefixes, tenant_edges: TenantEdges
+) -> Finding:
     """Why the match of ``tokens`` (int32[n]) goes no further. *Cost*: ``seconds_since``."""
     num_tokens, node = match.num_tokens, match.node
     if num_tokens == len(tokens):
@@ -48,20 +51,38 @@ def explain(match: Match, tokens: TokenArray, evicted: EvictedPrefixes) -> Findi
     evicted_s_ago = evicted.seconds_since(match, tokens)
     if evicted_s_ago is not None:
         return Finding(num_tokens, "evicted", evicted_s_ago)
-    if node is not None and num_tokens > 0 and (num_tokens < node.end or node.children):
+    if node is not None and num_tokens > 0 and _goes_on(node, match, tenant_edges):
         return Finding(num_tokens, "diverged")
     return Finding(num_tokens, "never_seen")
 
 
+def _goes_on(node: Node, match: Match, tenant_edges: TenantEdges) -> bool:
+    """Whether anything that the namespace may see follows the match. *Cost*: O(1)."""
+    if match.num_tokens < node.end or node.namespace is not None:
+        return match.num_tokens < node.end or bool(node.children)
+    has_public = len(node.children) > tenant_edges.num_below(node)
+    return has_public or tenant_edges.begin_at(node, match.namespace)
+
+
 def is_held_elsewhere(
-    roots: Mapping[Namespace, Root], namespace: Namespace, tokens: TokenArray, num_tokens: int
+    roots: Mapping[Namespace | None, Root], match: Match, tokens: TokenArray, num_tokens: int
 ) -> bool:
-    """Whether another namespace holds more than ``num_tokens`` of ``tokens`` (int32[n]).
+    """Whether another namespace holds more than ``num_tokens`` of ``tokens`` (int32[n]), whose
+    match is given. What is public is nobody else's.
 
     *Cost*: a match in every namespace, about 2 µs each where its first token differs.
     """
+    num_public = match.num_public_tokens
+    public_root = roots.get(None)
+    if num_public and public_root is not None:
+        node, depth = longest_match(public_root, tokens[:num_public])
+        others = {key[0] for key in node.children if isinstance(key, tuple)} - {match.namespace}
+        if depth == num_public and any(
+            longest_tenant_match(node, depth, other, tokens)[1] > num_tokens for other in others
+        ):
+            return True
     return any(
         longest_match(root, tokens)[1] > num_tokens
         for other, root in roots.items()
-        if other != namespace
+        if other is not None and other != match.namespace
     )

@@ -38,14 +38,28 @@ class Ghosts:
         for prefix_hash in prefix_hashes:
             young[prefix_hash] = ghost
 
-    def recall(self, prefix_hash: int) -> Ghost | None:
-        """The tokens that end there are back: their history, once, if it is still known."""
-        ghost = self._young.pop(prefix_hash, None)
-        if ghost is None:
-            return self._old.pop(prefix_hash, None)
-        # An older history of the same tokens would be found next time.
-        self._old.pop(prefix_hash, None)
-        return ghost
+    def recall(self, prefix_hashes: Sequence[int]) -> list[tuple[Ghost, int]]:
+        """Tokens that end at these prefixes, one behind the other, are back: their histories, once,
+        up to the first that is not known any more, each with how many in a row it is of.
+        """
+        young, old = self._young, self._old
+        found: list[tuple[Ghost, int]] = []
+        last: Ghost | None = None
+        num_alike = 0
+        for prefix_hash in prefix_hashes:
+            # An older history of the same tokens would be found next time.
+            older = old.pop(prefix_hash, None)
+            ghost = young.pop(prefix_hash, older)
+            if ghost is not last:
+                if last is not None:
+                    found.append((last, num_alike))
+                last, num_alike = ghost, 0
+            if ghost is None:
+                break
+            num_alike += 1
+        if last is not None:
+            found.append((last, num_alike))
+        return found
 
     def __len__(self) -> int:
         return len(self._young) + len(self._old)

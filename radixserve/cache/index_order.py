@@ -19,6 +19,7 @@ import heapq
 import math
 from bisect import bisect_right
 from collections import OrderedDict
+from collections.abc import Sequence
 from typing import Final
 
 from radixserve.cache.node import Node
@@ -37,7 +38,7 @@ class IndexOrder:
     __slots__ = ("_cell_of", "_cells", "_due", "_due_at", "_index", "_is_ranked", "_ranked")
 
     def __init__(self) -> None:
-        self._index = [0.0] * _NUM_CELLS
+        self._index: Sequence[float] = [0.0] * _NUM_CELLS
         self._cells: dict[int, OrderedDict[Node, float]] = {}
         self._cell_of: dict[Node, int] = {}
         # Two heaps of cells: by index, each cell once; and by the time when a cell's front gets too
@@ -48,7 +49,7 @@ class IndexOrder:
         self._due: list[tuple[float, int]] = []
         self._due_at: dict[int, float] = {}
 
-    def set_index(self, index: list[float]) -> None:
+    def set_index(self, index: Sequence[float]) -> None:
         """Order by ``index``, by class and in it by age. *Cost*: O(non-empty cells)."""
         self._index = index
         self._is_ranked = {cell for cell in self._is_ranked if self._cells.get(cell)}

@@ -16,7 +16,19 @@ from dataclasses import dataclass
 import numpy as np
 
 from radixserve.cache.node import Node
-from radixserve.ids import PageArray, PageId
+from radixserve.ids import Namespace, PageArray, PageId
+
+
+@dataclass(slots=True)
+class Use:
+    """How far one request, all of its choices and admissions together, counts as having used what
+    is cached. Mutable: the first of its leases to end counts, the others only go further.
+
+    A prompt that a choice, or a request that was preempted, comes back to has not returned: that
+    takes another request.
+    """
+
+    num_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,24 +46,30 @@ class Lease:
         "_node",
         "_page_size",
         "_table",
+        "namespace",
         "num_cached_tokens",
         "num_pages",
         "num_reserved_tokens",
         "num_shared_pages",
         "pending_copy",
+        "use",
     )
 
     def __init__(
         self,
         node: Node,
         table: PageArray,
+        namespace: Namespace,
         *,
         page_size: int,
         num_cached_tokens: int,
         pending_copy: PageCopy | None,
+        use: Use,
     ) -> None:
         self._node: Node | None = node
         self._page_size = page_size
+        self.namespace = namespace
+        """Whose tokens go into the tree, but for the public ones."""
         self._table = table
         self.num_pages = len(table)
         self.num_shared_pages = node.end // page_size
@@ -61,6 +79,8 @@ class Lease:
         """Tokens that were there when the lease was acquired (or forked)."""
         self.pending_copy = pending_copy
         """The border page, still to be copied by the lease's first step."""
+        self.use = use
+        """Shared with the other leases of the same request."""
 
     @property
     def node(self) -> Node:

@@ -4,6 +4,10 @@
       |t t t t t t t t t t t|
     |page|page|page|page|page|           pages start // P ... (end - 1) // P
 
+What a request computes of its public tokens is everybody's (``public_prefixes.py``), the rest its
+namespace's. On the way down a path the owner changes once at most: below a public node hang public
+ones and those of many namespaces, below a namespace's only its own.
+
 Tokens and pages lie in buffers that grow by doubling, so that a leaf which one request extends
 page by page copies each token O(1) times. A node knows nothing of the pool: counts are the tree's
 business, and its alone to keep in step with the pages that nodes list.
@@ -11,7 +15,7 @@ business, and its alone to keep in step with the pages that nodes list.
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import numpy as np
 
@@ -21,7 +25,11 @@ from radixserve.ids import Namespace, PageArray, TokenArray
 if TYPE_CHECKING:
     from radixserve.cache.retention import Mark
 
-_NO_CHILDREN: Final[Mapping[int, "Node"]] = MappingProxyType({})
+ChildKey: TypeAlias = int | tuple[Namespace, int]
+"""What a parent files a child under: its first token; where a namespace's part begins below a
+public node, the namespace too."""
+
+_NO_CHILDREN: Final[Mapping[ChildKey, "Node"]] = MappingProxyType({})
 _NO_ENTRIES: Final = np.empty(0, dtype=np.int32)
 
 
@@ -51,6 +59,7 @@ class Node:
         "last_access",
         "lock_count",
         "marks",
+        "namespace",
         "num_pages",
         "page_hashes",
         "parent",
@@ -59,17 +68,24 @@ class Node:
     )
 
     def __init__(
-        self, parent: "Node | None", start: int, tokens: TokenArray, pages: PageArray
+        self,
+        parent: "Node | None",
+        start: int,
+        tokens: TokenArray,
+        pages: PageArray,
+        namespace: Namespace | None,
     ) -> None:
         self.parent = parent
-        """None for the root of a namespace."""
+        """None for a root."""
+        self.namespace = namespace
+        """Whose the tokens are; None: everybody's."""
         self.start = start
         self.end = start + len(tokens)
         self.num_pages = len(pages)
         self._token_buffer: TokenArray = tokens.copy()
         self._page_buffer: PageArray = pages.copy()
-        self.children: Mapping[int, Node] = _NO_CHILDREN
-        """By first token. Changed through ``add_child`` and ``remove_child``."""
+        self.children: Mapping[ChildKey, Node] = _NO_CHILDREN
+        """By ``key``. Changed through ``add_child`` and ``remove_child``."""
         self.lock_count = 0
         """Leases that hold this node or one below it."""
         self.last_access = 0
@@ -80,6 +96,16 @@ class Node:
         """What the eviction policy remembers of it; nobody else looks."""
         self.marks: list[Mark] | None = None
         """What somebody asked to keep of it, for ``Retention`` alone; None if nothing."""
+
+    @property
+    def key(self) -> ChildKey:
+        """What its parent files the node under."""
+        token = int(self._token_buffer[0])
+        namespace = self.namespace
+        assert self.parent is not None
+        if namespace is None or namespace == self.parent.namespace:
+            return token
+        return namespace, token
 
     @property
     def tokens(self) -> TokenArray:
@@ -96,18 +122,19 @@ class Node:
         """The page that covers the edge's last token, int32[1]: a view."""
         return self._page_buffer[self.num_pages - 1 : self.num_pages]
 
-    def add_child(self, first_token: int, child: "Node") -> None:
-        """Hang ``child`` below this node, in the place of whatever hung there."""
+    def add_child(self, child: "Node") -> None:
+        """Hang ``child``, whose parent this is, in the place of whatever is filed under its key."""
+        key = child.key
         if isinstance(self.children, dict):
-            self.children[first_token] = child
+            self.children[key] = child
         else:
             # Most nodes are leaves: they share one empty mapping.
-            self.children = {first_token: child}
+            self.children = {key: child}
 
-    def remove_child(self, first_token: int) -> None:
-        """Take the child that begins with ``first_token`` away."""
+    def remove_child(self, key: ChildKey) -> None:
+        """Take the child that is filed under ``key`` away."""
         assert isinstance(self.children, dict)
-        del self.children[first_token]
+        del self.children[key]
         if not self.children:
             self.children = _NO_CHILDREN
 
@@ -145,10 +172,10 @@ class Node:
 
 
 class Root(Node):
-    """The node at depth 0 of one namespace: no tokens, no pages, never evicted, never merged."""
+    """The node at depth 0 of one namespace, or the public one: no tokens, no pages, never evicted,
+    never merged."""
 
-    __slots__ = ("namespace",)
+    __slots__ = ()
 
-    def __init__(self, namespace: Namespace) -> None:
-        super().__init__(None, 0, _NO_ENTRIES, _NO_ENTRIES)
-        self.namespace = namespace
+    def __init__(self, namespace: Namespace | None) -> None:
+        super().__init__(None, 0, _NO_ENTRIES, _NO_ENTRIES, namespace)

@@ -46,7 +46,7 @@ launching a plan made before: ``commit`` swaps pages. ``finish_copy`` before the
 """
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 import numpy as np
@@ -56,16 +56,18 @@ from radixserve.cache.events import EventLog
 from radixserve.cache.evicted import Clock, EvictedPrefixes
 from radixserve.cache.eviction import LRU, EvictionPolicy
 from radixserve.cache.explain import Finding
-from radixserve.cache.lease import Lease, PageCopy
+from radixserve.cache.lease import Lease, PageCopy, Use
+from radixserve.cache.lease_check import check_leases
 from radixserve.cache.lookup import page_table
 from radixserve.cache.page_pool import PagePool
+from radixserve.cache.public_prefixes import PublicPrefixes
 from radixserve.cache.radix_tree import RadixTree
 from radixserve.cache.retention import Keep, Retention
 from radixserve.errors import OutOfPagesError
 from radixserve.ids import Namespace, PageArray, PageId, TokenArray
 from radixserve.types import CacheEvent, CacheInfo
 
-__all__ = ["Finding", "Lease", "PageCopy", "PrefixCache"]
+__all__ = ["Finding", "Lease", "PageCopy", "PrefixCache", "Use"]
 
 _MIN_REMEMBERED: Final = 4096
 _MAX_REMEMBERED: Final = 2**18
@@ -73,6 +75,9 @@ _MAX_REMEMBERED: Final = 2**18
 
 class PrefixCache:
     """Pool, tree and policy under one roof. ``pool`` may be injected (tests let it fail).
+
+    Without a ``policy`` it evicts by LRU, as suits tests. The engine gives one, by default that of
+    ``policies.DEFAULT_POLICY``.
 
     ``clock`` dates evictions. What was evicted is remembered by hash, four times as many pages as
     there are, within bounds (``evicted.py``).
@@ -109,6 +114,11 @@ class PrefixCache:
         """
         return self.tree.match(namespace, tokens).num_tokens
 
+    @property
+    def public_prefixes(self) -> PublicPrefixes:
+        """What every namespace shares; changed through ``set_public`` alone."""
+        return self.tree.public
+
     def explain(
         self, namespace: Namespace, tokens: TokenArray, *, whole_pages_only: bool = False
     ) -> Finding:
@@ -117,20 +127,27 @@ class PrefixCache:
         *Cost*: ``match`` + ``EvictedPrefixes.seconds_since``.
         """
         match = self.tree.match(namespace, tokens)
-        finding = explain.explain(match, tokens, self._evicted)
+        finding = explain.explain(match, tokens, self._evicted, self.tree.tenant_edges)
         return finding.whole_pages(self.page_size) if whole_pages_only else finding
 
     def is_held_elsewhere(self, namespace: Namespace, tokens: TokenArray, num_tokens: int) -> bool:
         """See ``explain.is_held_elsewhere``: not to be told to whoever sent the tokens."""
-        return explain.is_held_elsewhere(self.tree.roots, namespace, tokens, num_tokens)
+        match = self.tree.match(namespace, tokens)
+        return explain.is_held_elsewhere(self.tree.roots, match, tokens, num_tokens)
 
     def acquire(
-        self, namespace: Namespace, tokens: TokenArray, *, whole_pages_only: bool = False
+        self,
+        namespace: Namespace,
+        tokens: TokenArray,
+        *,
+        whole_pages_only: bool = False,
+        use: Use | None = None,
     ) -> Lease:
         """Lock the longest cached prefix of ``tokens`` (int32[n]: the prompt but its last token).
 
         If it ends inside a page, that page is to be copied: ``lease.pending_copy`` says from where
-        to where. With ``whole_pages_only`` the match is cut at the last page border instead.
+        to where. With ``whole_pages_only`` the match is cut at the last page border instead. A
+        request that had a lease before gives its ``use``, lest it count as another.
 
         *Mutates* locks; evicts to get the one page. *Raises* ``OutOfPagesError`` with every page
         and lease as it was (a locked edge may stay split). *Cost*: ``match`` + ``RadixTree.lock``
@@ -153,9 +170,11 @@ class PrefixCache:
         return Lease(
             node,
             table,
+            namespace,
             page_size=self.page_size,
             num_cached_tokens=num_tokens,
             pending_copy=copy,
+            use=Use() if use is None else use,
         )
 
     def reserve(self, lease: Lease, num_tokens: int) -> None:
@@ -185,12 +204,14 @@ class PrefixCache:
         self._check_computed(lease, tokens)
         first = lease.num_shared_pages
         pages = lease.page_table[first:num_full]
-        node = self.tree.insert(lease.node, tokens[: num_full * self.page_size], pages)
+        computed = tokens[: num_full * self.page_size]
+        node = self.tree.insert(lease.node, computed, pages, lease.namespace)
         self.pool.unuse(pages)
         lease.move_down(node, page_table(node, self.page_size, first))
 
     def fork(self, lease: Lease, tokens: TokenArray) -> Lease:
-        """Another lease on the same computed tokens (int32[n]), sharing every full page.
+        """Another lease on the same computed tokens (int32[n]), sharing every full page: another
+        choice of the same request.
 
         Commits first. A partial last page is to be copied from ``lease``, which goes on writing
         into it: behind the tokens that the copy is for, and after the copy if in the same step.
@@ -218,9 +239,11 @@ class PrefixCache:
         return Lease(
             lease.node,
             table,
+            lease.namespace,
             page_size=self.page_size,
             num_cached_tokens=len(tokens),
             pending_copy=copy,
+            use=lease.use,
         )
 
     def finish_copy(self, lease: Lease) -> None:
@@ -231,10 +254,10 @@ class PrefixCache:
         self.pool.unuse(np.array([copy.source], dtype=np.int32))
         lease.pending_copy = None
 
-    def release(self, lease: Lease, tokens: TokenArray, keep: Keep | None = None) -> None:
+    def release(self, lease: Lease, tokens: TokenArray, keeps: Sequence[Keep] = ()) -> None:
         """End the lease; ``tokens`` (int32[n]: all computed ones) stay, the partial page included.
 
-        ``keep`` asks to evict others first, for a while (``retention.py`` bounds what that can do).
+        ``keeps`` ask to evict others first, for a while (``retention.py`` bounds what they can do).
         If the pending copy never ran, nothing was computed and nothing is inserted. *Mutates* lease
         and tree. *Raises* ``RuntimeError`` if it has been released before, ``ValueError`` for more
         tokens than were reserved. *Cost*: O(new tokens + own pages + nodes on the path) + merges.
@@ -246,11 +269,13 @@ class PrefixCache:
             self._check_computed(lease, tokens)
             num_pages = -(-len(tokens) // self.page_size)
             pages = lease.page_table[lease.num_shared_pages : num_pages]
-            node = self.tree.insert(node, tokens, pages)
+            node = self.tree.insert(node, tokens, pages, lease.namespace)
         self.pool.unuse(lease.own_pages)
-        if keep is not None:
-            self.retention.mark(node, keep)
-        self.tree.unlock(node)
+        for keep in keeps:
+            self.retention.mark(node, keep, lease.namespace)
+        use = lease.use
+        self.tree.unlock(node, use.num_tokens)
+        use.num_tokens = max(use.num_tokens, node.end)
         lease.close()
 
     def give_back(self, lease: Lease) -> None:
@@ -300,6 +325,18 @@ class PrefixCache:
                 self.evict(num_short)
         return self.pool.allocate(num_pages)
 
+    def set_public(self, prefixes: Sequence[TokenArray]) -> None:
+        """Let every namespace share these prefixes (int32[n] each), and no others from now on.
+
+        What is then public of a request's tokens is computed once for all namespaces, and who
+        computes it shows to the others in how fast it is; nothing else of it does
+        (``public_prefixes.py``). Meant to be called at start: later it drops what is cached and
+        not in use of tokens that change sides, and what is in use of them is not found again.
+
+        *Mutates* the tree. *Cost*: ``RadixTree.set_public``.
+        """
+        self.tree.set_public(prefixes)
+
     # Making room
 
     def evict(self, num_pages: int) -> int:
@@ -314,12 +351,12 @@ class PrefixCache:
 
     def clear(self, namespace: Namespace | None = None) -> int:
         """Drop everything, of all namespaces or one, that is not in use, and forget what was
-        evicted; returns the pages made free."""
+        evicted; returns the pages made free. What is public is no namespace's."""
         if namespace is not None:
             self._evicted.forget(namespace)
             return self.forget(namespace)
         self._evicted.clear()
-        num_freed = sum(self.tree.forget(namespace) for namespace in list(self.tree.roots))
+        num_freed = self.tree.forget_all()
         if self.tree.events is not None:
             self.tree.events.cleared()
         return num_freed
@@ -379,36 +416,4 @@ class PrefixCache:
 
         *Raises* ``AssertionError`` that says what is broken and shows the tree. *Cost*: O(all).
         """
-        uses = self.tree.check_invariants()
-        try:
-            locks: dict[int, int] = {}
-            for lease in leases:
-                self._check_lease(lease)
-                uses[lease.own_pages] += 1
-                if lease.pending_copy is not None:
-                    uses[lease.pending_copy.source] += 1
-                locks[id(lease.node)] = locks.get(id(lease.node), 0) + 1
-            for page, count in enumerate(uses.tolist()):
-                kept = self.pool.use_count(page)
-                assert kept == count, f"page {page} has {count} users, the pool says {kept}"
-            for node in self.tree.nodes():
-                below = sum(child.lock_count for child in node.children.values())
-                held = locks.get(id(node), 0)
-                assert node.lock_count == below + held, (
-                    f"{node} is locked by {held} leases, and {below} times below"
-                )
-        except AssertionError as error:
-            raise AssertionError(f"{error}\n{self.tree.format()}") from error
-
-    def _check_lease(self, lease: Lease) -> None:
-        table = lease.page_table
-        assert len(set(table.tolist())) == len(table), f"{lease} lists a page twice: {table}"
-        shared = page_table(lease.node, self.page_size)[: lease.num_shared_pages]
-        assert np.array_equal(table[: lease.num_shared_pages], shared), (
-            f"{lease} lists {table[: lease.num_shared_pages]} as shared, the tree {shared}"
-        )
-        assert lease.num_shared_pages == lease.num_committed_tokens // self.page_size, (
-            f"{lease} shares {lease.num_shared_pages} pages of {lease.num_committed_tokens} tokens"
-        )
-        for page in lease.own_pages.tolist():
-            assert self.pool.node_count(page) == 0, f"{lease} owns page {page} of the tree"
+        check_leases(self.tree, leases)

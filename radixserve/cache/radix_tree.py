@@ -28,6 +28,17 @@ Inserting ``tokens`` below a locked node is a walk of four cases:
 
 An unlocked node with one child merges with it (roots never do).
 
+Public tokens (``public_prefixes.py``) hang below a root of their own, whoever computes them, and a
+namespace's part hangs where they end: filed under the namespace too, so that nobody else's walk
+finds it. Its first page begins with public tokens, as any edge's that starts inside a page. In
+everything else it is one tree: locks, splits, eviction from the leaves up. Only, edges of two
+owners never merge, so eviction may turn a public node into a leaf.
+
+    a b c d e f                [0, 6), public        below the public root
+     ├─ g h                    [6, 8), public        more of a prefix that is named
+     ├─ (A) x y z              [6, 9), A's           A's walk: public tokens, and then A's
+     └─ (B) x y                [6, 8), B's
+
 The tree knows tokens and page ids; no requests, no tensors. It owns the topology and the lock
 counts, and it keeps the pool's counts in step with them: every node holds each of its pages once
 as a node, and every locked node once more as a user. Tokens are compared, never hashed.
@@ -41,34 +52,37 @@ copies the edges concerned; nothing depends on the size of the tree but the poli
 Nothing recurses.
 """
 
-import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
-import numpy as np
-
+from radixserve.cache.edge import merge_chain, merges_with_child, split
 from radixserve.cache.events import EventLog
 from radixserve.cache.evicted import EvictedPrefixes
 from radixserve.cache.eviction import EvictionPolicy
-from radixserve.cache.lookup import Match, common_prefix, longest_match
-from radixserve.cache.node import Node, Root
+from radixserve.cache.lookup import Match, common_prefix, longest_match, longest_tenant_match
+from radixserve.cache.node import ChildKey, Node, Root
 from radixserve.cache.page_pool import PagePool
+from radixserve.cache.partial_page import replace_partial_page, superseded
+from radixserve.cache.pruning import drop_misplaced, forget_below, trim
+from radixserve.cache.public_prefixes import PublicPrefixes
+from radixserve.cache.tenant_edges import TenantEdges
 from radixserve.cache.tree_check import UseCounts, check_tree, format_tree
 from radixserve.errors import ConfigError
 from radixserve.ids import Namespace, PageArray, TokenArray
 
 
-def _lock_count(node: Node) -> int:
-    return node.lock_count
-
-
-def _key(node: Node) -> int:
-    return int(node.tokens[0])
-
-
 class RadixTree:
     """Prefixes and their pages. Mutates ``pool`` and ``policy``, which it must not share."""
 
-    __slots__ = ("_roots", "events", "evicted", "page_size", "policy", "pool")
+    __slots__ = (
+        "_roots",
+        "events",
+        "evicted",
+        "page_size",
+        "policy",
+        "pool",
+        "public",
+        "tenant_edges",
+    )
 
     def __init__(self, page_size: int, pool: PagePool, policy: EvictionPolicy) -> None:
         if page_size < 1:
@@ -80,12 +94,22 @@ class RadixTree:
         """Told of full pages that come and go, while somebody watches."""
         self.evicted: EvictedPrefixes | None = None
         """Told of what eviction cuts, if anybody wants to know."""
-        self._roots: dict[Namespace, Root] = {}
+        self.public = PublicPrefixes()
+        """What is public just now. Replaced through ``set_public``."""
+        self.tenant_edges = TenantEdges()
+        """Where below public nodes namespaces go on."""
+        self._roots: dict[Namespace | None, Root] = {}
 
     @property
-    def roots(self) -> Mapping[Namespace, Root]:
-        """The namespaces that hold something or are locked. Not to be changed."""
+    def roots(self) -> Mapping[Namespace | None, Root]:
+        """The roots that have something below or are locked; the public one is None's. Not to be
+        changed."""
         return self._roots
+
+    @property
+    def namespaces(self) -> set[Namespace]:
+        """The namespaces that hold something or are locked at their root. *Cost*: O(them)."""
+        return {name for name in (*self._roots, *self.tenant_edges) if name is not None}
 
     def nodes(self) -> Iterator[Node]:
         """Every node, roots included, parents before children. *Cost*: O(nodes)."""
@@ -98,35 +122,49 @@ class RadixTree:
     # Reading
 
     def match(self, namespace: Namespace, tokens: TokenArray) -> Match:
-        """Find the longest prefix of ``tokens`` (int32[n]) held under ``namespace``. Read-only.
+        """Find the longest prefix of ``tokens`` (int32[n]) that everybody may see, as far as it is
+        public, and behind that ``namespace``. Read-only.
 
-        *Cost*: as ``lookup.longest_match``.
+        *Cost*: as ``lookup.longest_match`` and ``PublicPrefixes.length``.
         """
-        root = self._roots.get(namespace)
+        num_public = self.public.length(tokens)
+        root = self._roots.get(None if num_public else namespace)
         if root is None:
-            return Match(namespace, 0, None)
-        node, num_tokens = longest_match(root, tokens)
-        return Match(namespace, num_tokens, node)
+            return Match(namespace, 0, None, num_public)
+        if not num_public:
+            node, num_tokens = longest_match(root, tokens)
+            return Match(namespace, num_tokens, node)
+        node, num_tokens = longest_match(root, tokens[:num_public])
+        if num_tokens == num_public:
+            node, num_tokens = longest_tenant_match(node, num_tokens, namespace, tokens)
+        return Match(namespace, num_tokens, node, num_public)
 
     # Locking
 
     def lock(self, match: Match, num_tokens: int) -> Node:
         """Lock the first ``num_tokens <= match.num_tokens`` tokens of a fresh match.
 
-        Splits where they end and returns the node that ends there; creates the namespace's root if
-        there is none. *Mutates* topology, lock counts, pool. *Cost*: O(nodes on the path + pages
+        Splits where they end and returns the node that ends there; creates the root if there is
+        none. *Mutates* topology, lock counts, pool. *Cost*: O(nodes on the path + pages
         of those not locked before + the edge split).
         """
         assert num_tokens <= match.num_tokens, f"locking {num_tokens} tokens of {match}"
         node = match.node
         if node is None:
-            node = self._roots[match.namespace] = Root(match.namespace)
+            node = self._root(match.root_namespace)
         while node.parent is not None and node.start >= num_tokens:
             node = node.parent
         if num_tokens < node.end:
-            node = self._split(node, num_tokens)
+            node = split(node, num_tokens, self.page_size, self.pool, self.policy)
         self.lock_again(node)
         return node
+
+    def _root(self, namespace: Namespace | None) -> Root:
+        """The root, created if there is none."""
+        root = self._roots.get(namespace)
+        if root is None:
+            root = self._roots[namespace] = Root(namespace)
+        return root
 
     def lock_again(self, node: Node) -> None:
         """Add one lock to ``node`` and all above it. *Cost*: as ``lock``, without the split."""
@@ -135,13 +173,14 @@ class RadixTree:
             self._lock_one(above)
             above = above.parent
 
-    def unlock(self, node: Node) -> None:
+    def unlock(self, node: Node, num_counted_tokens: int = 0) -> None:
         """Take one lock off ``node`` and all above it, which were used; merge what became a chain.
 
+        The same request has been counted as a user of the first ``num_counted_tokens`` before.
         *Mutates* topology, lock counts, pool, policy. *Cost*: O(nodes on the path + pages of those
         no longer locked + edges merged).
         """
-        self.policy.touch(node)
+        self.policy.touch(node, num_counted_tokens)
         self.unlock_unused(node)
 
     def unlock_unused(self, node: Node) -> None:
@@ -156,13 +195,13 @@ class RadixTree:
             above = above.parent
         for idle in released:
             if isinstance(idle, Root):
-                self._drop_root_if_idle(idle)
+                self.tidy(idle)
                 continue
             self.pool.unuse(idle.pages)
             if not idle.children:
                 self.policy.add(idle)
-            elif self._merges_with_child(idle) and not self._merges_with_child(idle.parent):
-                self._merge_chain(idle)
+            elif merges_with_child(idle) and not merges_with_child(idle.parent):
+                merge_chain(idle, self.page_size, self.pool, self.policy)
 
     def _lock_one(self, node: Node) -> None:
         if node.lock_count == 0 and node.parent is not None:
@@ -173,38 +212,78 @@ class RadixTree:
 
     # Inserting
 
-    def insert(self, node: Node, tokens: TokenArray, pages: PageArray) -> Node:
+    def insert(
+        self, node: Node, tokens: TokenArray, pages: PageArray, namespace: Namespace
+    ) -> Node:
         """Insert a lease's tokens below the node that it has locked, and move its lock down.
 
         ``tokens`` int32[n] are all tokens from the root on; those above ``node.end`` are not looked
-        at again. ``pages`` int32 cover indices ``node.end // P .. (n - 1) // P``; each is held by
-        the caller as a user and goes on being so: what of them the tree did not take, because it
-        held those tokens already, only the caller holds. Returns the node that ends at n, locked.
+        at again, but to see how many of them all are public. ``pages`` int32 cover indices
+        ``node.end // P .. (n - 1) // P``; each is held by the caller as a user and goes on being
+        so: what of them the tree did not take, because it held those tokens already, only the
+        caller holds. What is not public goes to ``namespace``. Returns the node that ends at n,
+        locked.
 
         *Mutates* topology, lock counts, pool. *Cost*: O(tokens inserted + pages + nodes walked +
-        the edge split).
+        the edge split); ``PublicPrefixes.length`` once, unless the node is the namespace's.
         """
         first = node.end // self.page_size
+        if node.namespace is None or node.parent is None:
+            num_public = self.public.length(tokens)
+            if node.parent is None:
+                node = self._move_to_root(node, None if num_public else namespace)
+            node = self._insert_below(node, tokens[:num_public], pages, first, None)
+        return self._insert_below(node, tokens, pages, first, namespace)
+
+    def _move_to_root(self, root: Node, namespace: Namespace | None) -> Node:
+        """Move the one lock of a lease that has nothing yet to the root that its tokens, now that
+        more of them are known, hang below."""
+        if root.namespace == namespace:
+            return root
+        other = self._root(namespace)
+        self._lock_one(other)
+        root.lock_count -= 1
+        self.tidy(root)
+        return other
+
+    def _insert_below(
+        self,
+        node: Node,
+        tokens: TokenArray,
+        pages: PageArray,
+        first: int,
+        namespace: Namespace | None,
+    ) -> Node:
+        """The same for tokens that, behind ``node.end``, have one owner. ``first`` is the page
+        index at which ``pages`` begin."""
         while node.end < len(tokens):
             depth = node.end
-            child = node.children.get(int(tokens[depth]))
+            token = int(tokens[depth])
+            child = node.children.get(
+                token if namespace == node.namespace or namespace is None else (namespace, token)
+            )
             if child is None:
-                return self._append(node, tokens[depth:], pages[depth // self.page_size - first :])
+                last = -(-len(tokens) // self.page_size) - first
+                run = pages[depth // self.page_size - first : last]
+                return self._append(node, tokens[depth:], run, namespace)
             common = common_prefix(child.tokens, tokens[depth:])
             if depth + common < child.end:
-                child = self._split(child, depth + common)
+                child = split(child, depth + common, self.page_size, self.pool, self.policy)
             self._lock_one(child)
             node = child
         return node
 
-    def _append(self, node: Node, tokens: TokenArray, pages: PageArray) -> Node:
+    def _append(
+        self, node: Node, tokens: TokenArray, pages: PageArray, namespace: Namespace | None
+    ) -> Node:
         """Hang ``tokens`` below ``node``, to which no child offers a way, and lock them."""
         self.pool.attach(pages)
         self.pool.use(pages)
         if self.events is not None:
-            self.events.stored(node, tokens, pages)
+            self.events.stored(node, tokens, pages, namespace)
         num_partial = node.end % self.page_size
-        if node.lock_count == 1 and not node.children and node.parent is not None:
+        is_own = namespace == node.namespace and node.parent is not None
+        if is_own and node.lock_count == 1 and not node.children:
             depth = node.end
             if num_partial:
                 replaced = node.last_page.copy()
@@ -213,123 +292,19 @@ class RadixTree:
                 self.pool.detach(replaced)
                 # The edge may have begun inside that page, of which its parent then lists a copy.
                 if node.start > depth - num_partial:
-                    self._replace_partial_page(node.parent, pages[:1])
+                    assert node.parent is not None
+                    replace_partial_page(node.parent, pages[:1], self.page_size, self.pool)
             else:
                 node.extend(tokens, pages, num_kept_pages=node.num_pages)
             return node
-        child = Node(node, node.end, tokens, pages)
+        child = Node(node, node.end, tokens, pages, namespace)
         child.lock_count = 1
-        node.add_child(_key(child), child)
+        node.add_child(child)
+        if namespace is not None and node.namespace is None:
+            self.tenant_edges.add(node, namespace, int(tokens[0]))
         if num_partial:
-            self._replace_partial_page(node, pages[:1])
+            replace_partial_page(node, pages[:1], self.page_size, self.pool)
         return child
-
-    def _replace_partial_page(self, node: Node, page: PageArray) -> None:
-        """Let ``page`` take the place of ``node``'s partial last page, if only this path holds it.
-
-        After splits inside the page several nodes in a row list it; all of them are locked (as
-        ``node`` is), so each accounts for one node and one use. Any further holder (a sibling
-        edge, a pending copy) keeps it.
-        """
-        old = node.last_page.copy()
-        holders = self._holders_of_last_page(node)
-        old_page = int(old[0])
-        if not self.pool.node_count(old_page) == self.pool.use_count(old_page) == len(holders):
-            return
-        for holder in holders:
-            self.pool.attach(page)
-            self.pool.use(page)
-            holder.last_page[:] = page
-            self.pool.unuse(old)
-            self.pool.detach(old)
-
-    def _holders_of_last_page(self, node: Node) -> list[Node]:
-        """``node`` and those right above it that list its last page too, after splits inside it."""
-        page_start = (node.end - 1) // self.page_size * self.page_size
-        holders = [node]
-        while holders[-1].start > page_start:
-            above = holders[-1].parent
-            assert above is not None
-            if above.last_page[0] != node.last_page[0]:
-                break
-            holders.append(above)
-        return holders
-
-    # Splitting and merging
-
-    def _split(self, node: Node, depth: int) -> Node:
-        """Cut an edge at ``depth``, strictly inside it; returns the upper half.
-
-        *Cost*: O(the edge's length); both halves get arrays of their own.
-        """
-        parent = node.parent
-        assert parent is not None
-        tokens, pages = node.tokens, node.pages
-        num_upper = depth - node.start
-        first = node.start // self.page_size
-        below = depth // self.page_size - first
-        num_shared = 1 if depth % self.page_size else 0
-        upper = Node(parent, node.start, tokens[:num_upper], pages[: below + num_shared])
-        upper.lock_count = node.lock_count
-        if num_shared:
-            self.pool.attach(upper.last_page)
-            if upper.lock_count:
-                self.pool.use(upper.last_page)
-        parent.add_child(_key(upper), upper)
-        node.set_edge(depth, tokens[num_upper:], pages[below:])
-        node.parent = upper
-        upper.add_child(_key(node), node)
-        self.policy.split(upper, node)
-        return upper
-
-    @staticmethod
-    def _merges_with_child(node: Node | None) -> bool:
-        return (
-            node is not None
-            and node.parent is not None
-            and node.lock_count == 0
-            and len(node.children) == 1
-        )
-
-    def _merge_chain(self, top: Node) -> None:
-        """Make one node of ``top`` and the single children below it, all unlocked.
-
-        Above a leaf ``top`` stays and grows, so that a chat turn appended to a long history costs
-        only itself; above a fork the bottom stays, so that no child has to learn a new parent.
-
-        *Cost*: O(tokens below ``top``) in the first case, O(all tokens merged) in the second.
-        """
-        chain = [top]
-        while len(chain[-1].children) == 1:
-            chain.extend(chain[-1].children.values())
-        bottom = chain[-1]
-        for upper in chain[:-1]:
-            # The lower edge supplies the page that both cover.
-            if upper.end % self.page_size:
-                self.pool.detach(upper.last_page)
-        if not bottom.children:
-            self.policy.remove(bottom)
-            self.policy.merge(chain, top)
-            top.children = bottom.children
-            for lower in chain[1:]:
-                kept = lower.start // self.page_size - top.start // self.page_size
-                top.extend(lower.tokens, lower.pages, num_kept_pages=kept)
-            self.policy.add(top)
-            return
-        self.policy.merge(chain, bottom)
-        parent = top.parent
-        assert parent is not None
-        pages = [
-            upper.pages[: lower.start // self.page_size - upper.start // self.page_size]
-            for upper, lower in itertools.pairwise(chain)
-        ]
-        bottom.set_edge(
-            top.start,
-            np.concatenate([node.tokens for node in chain]),
-            np.concatenate([*pages, bottom.pages]),
-        )
-        bottom.parent = parent
-        parent.add_child(_key(bottom), bottom)
 
     # Evicting
 
@@ -343,119 +318,72 @@ class RadixTree:
         before = self.pool.free_pages
         wanted = before + num_pages
         if num_pages > self.pool.cached_pages:
-            for node, heir in list(self._superseded()):
+            for node, heir in list(superseded(self._roots.values(), self.page_size, self.pool)):
                 if self.pool.free_pages < wanted:
-                    self._replace_partial_page(node, heir.pages[:1])
+                    replace_partial_page(node, heir.pages[:1], self.page_size, self.pool)
         while self.pool.free_pages < wanted and (leaf := self.policy.victim()) is not None:
-            self._trim(leaf, wanted)
+            trim(self, leaf, wanted)
         return self.pool.free_pages - before
-
-    def _trim(self, leaf: Node, wanted: int) -> None:
-        """Drop pages from the end of an edge until ``wanted`` are free, or its floor is reached."""
-        num_kept = leaf.num_pages
-        first = leaf.start // self.page_size
-        depth = self.policy.floor(leaf)
-        floor = 0
-        if depth > leaf.start:
-            # A page that begins above the floor stays, unless it is the last one.
-            floor = min(-(-depth // self.page_size) - first, num_kept - 1)
-        while num_kept > floor and (missing := wanted - self.pool.free_pages) > 0:
-            # Not every page becomes free (the parent may list it, a copy may wait for it), but
-            # never more than are missing.
-            end, num_kept = num_kept, max(floor, num_kept - missing)
-            self.pool.detach(leaf.pages[num_kept:end])
-        if num_kept:
-            end_depth = (first + num_kept) * self.page_size
-            if self.events is not None:
-                self.events.removed(leaf, end_depth)
-            if self.evicted is not None:
-                self.evicted.bury(leaf, end_depth)
-            self.policy.trim(leaf, end_depth)
-            leaf.truncate(end_depth, num_kept)
-            return
-        if self.events is not None:
-            self.events.removed(leaf, leaf.start)
-        if self.evicted is not None:
-            self.evicted.bury(leaf, leaf.start)
-        self.policy.trim(leaf, leaf.start)
-        self.policy.remove(leaf)
-        parent = leaf.parent
-        assert parent is not None
-        parent.remove_child(_key(leaf))
-        if isinstance(parent, Root):
-            self._drop_root_if_idle(parent)
-        elif self._merges_with_child(parent):
-            # An unlocked parent had two children at least, so it never becomes a leaf by itself.
-            self._merge_chain(parent)
-        elif parent.lock_count and parent.children and parent.end % self.page_size:
-            # The leaf may have been the last to need the parent's partial page beside the parent.
-            heir = max(parent.children.values(), key=_lock_count)
-            self._replace_partial_page(parent, heir.pages[:1])
 
     def num_superseded_pages(self) -> int:
         """How many locked pages no lease reads: evicting can make them free too.
 
         *Cost*: O(locked nodes + their children).
         """
-        return sum(1 for _ in self._superseded())
-
-    def _superseded(self) -> Iterator[tuple[Node, Node]]:
-        """Locked nodes whose partial last page is of no use to any lease, each with a child that
-        can supply another.
-
-        Such a page is kept for the sake of unlocked edges that list it too, or because a copy was
-        waiting for it when it could have been replaced.
-        """
-        stack: list[Node] = [root for root in self._roots.values() if root.lock_count]
-        while stack:
-            node = stack.pop()
-            below = [child for child in node.children.values() if child.lock_count]
-            stack.extend(below)
-            if below and node.end % self.page_size:
-                page = int(node.last_page[0])
-                is_read = any(int(child.pages[0]) == page for child in below)
-                num_locked = len(self._holders_of_last_page(node))
-                if not is_read and self.pool.use_count(page) == num_locked:
-                    yield node, below[0]
+        return sum(1 for _ in superseded(self._roots.values(), self.page_size, self.pool))
 
     def forget(self, namespace: Namespace) -> int:
         """Drop every unlocked node of a namespace; returns how many pages became free.
 
+        A page that begins with public tokens may stay, for their sake.
+
         *Mutates* topology, pool, policy. *Cost*: O(nodes and pages of the namespace).
         """
+        before = self.pool.free_pages
         root = self._roots.get(namespace)
-        if root is None:
-            return 0
-        num_freed = 0
-        locked: list[Node] = [root]
-        while locked:
-            node = locked.pop()
-            for key, child in list(node.children.items()):
-                if child.lock_count:
-                    locked.append(child)
-                else:
-                    node.remove_child(key)
-                    num_freed += self._drop_subtree(child)
-        self._drop_root_if_idle(root)
-        return num_freed
+        if root is not None:
+            forget_below(self, root, list(root.children))
+        for node, tokens in self.tenant_edges.of(namespace):
+            forget_below(self, node, [(namespace, token) for token in tokens])
+        return self.pool.free_pages - before
 
-    def _drop_subtree(self, top: Node) -> int:
-        num_freed = 0
-        stack = [top]
-        while stack:
-            node = stack.pop()
+    def forget_all(self) -> int:
+        """Drop every unlocked node; returns how many pages became free. *Cost*: O(all)."""
+        before = self.pool.free_pages
+        for root in list(self._roots.values()):
+            forget_below(self, root, list(root.children))
+        return self.pool.free_pages - before
+
+    def set_public(self, prefixes: Sequence[TokenArray]) -> None:
+        """Let these prefixes (int32[n] each) be public, and no others. Unlocked nodes are dropped
+        that lie where nobody would look any more; locked ones stay there until they are evicted.
+
+        *Mutates* topology, pool, policy.
+        *Cost*: O(public nodes and their tokens + all edges that begin at them or at a root).
+        """
+        if self.public.replace(prefixes):
+            drop_misplaced(self)
+
+    # What dropping nodes takes (``pruning.py``)
+
+    def remove_child(self, node: Node, key: ChildKey) -> None:
+        """Take a child off, from the index too. Who does that calls ``tidy`` in the end."""
+        node.remove_child(key)
+        if isinstance(key, tuple):
+            self.tenant_edges.remove(node, *key)
+
+    def tidy(self, node: Node) -> None:
+        """A node has lost children, or a root its lock: it may be idle, a leaf, or a chain now."""
+        if node.lock_count:
+            return
+        if isinstance(node, Root):
             if not node.children:
-                self.policy.remove(node)
-            if self.events is not None:
-                self.events.removed(node, node.start)
-            self.policy.drop(node)
-            num_freed += self.pool.detach(node.pages)
-            stack.extend(node.children.values())
-        return num_freed
-
-    def _drop_root_if_idle(self, root: Root) -> None:
-        if root.lock_count == 0 and not root.children:
-            del self._roots[root.namespace]
+                del self._roots[node.namespace]
+        elif not node.children:
+            # Among children of one owner an unlocked node had two at least, and merges instead.
+            self.policy.add(node)
+        elif merges_with_child(node):
+            merge_chain(node, self.page_size, self.pool, self.policy)
 
     # Watching
 

@@ -12,15 +12,23 @@ is evictable. What hangs on the node behind the mark may go as ever, down to the
 held back. It never refuses: if the policy has no node left, the node whose marks end soonest loses
 them and is the policy's. So marks change which page is evicted, never how many can be.
 
-Bounds: a namespace's marks weigh BUDGET_SHARE of the pool at most, all together TOTAL_SHARE; beyond
-that the oldest marks lose theirs. A mark weighs the pages down to its depth (what two of them share
-counts for both), so there are never more marks than pages. One that alone weighs too much is cut
-to what is allowed. A deeper mark on the same path that lasts as long takes an older one's place.
+The priority is one step, not a slope: as long as its time lasts a mark puts its pages behind all
+that is unmarked, however worthless or dear that is, and then it is gone and they are judged like
+any others. Between marked pages, those go first whose time ends soonest; in that sense alone a mark
+weakens as it ages.
+
+Bounds: a namespace's marks weigh BUDGET_SHARE of the pool at most; beyond that its oldest go. All
+together weigh TOTAL_SHARE at most; beyond that the namespace whose marks weigh most, the new one
+among them, gives up its oldest. So a few namespaces cannot crowd the marks of a modest one out;
+many small ones that are one client's can. A mark weighs the pages down to its depth (what two of
+them share counts for both), so there are never more marks than pages. One that alone weighs too
+much is cut to what is allowed. A deeper mark on the same path that lasts as long takes an older
+one's place.
 
 Knows nodes as the policy does, and seconds of a given clock, which is held where it goes back.
 
 Costs: nothing but a look at ``node.marks`` while there are none; a mark O(nodes on the path + log
-marks); its end O(log marks).
+marks), amortised; its end O(log marks).
 """
 
 import heapq
@@ -66,6 +74,7 @@ class Retention:
         "_by_namespace",
         "_clock",
         "_ends",
+        "_heaviest",
         "_held",
         "_held_ends",
         "_marks",
@@ -95,12 +104,14 @@ class Retention:
         self._now_s = float("-inf")
         self._page_size = page_size
         self._serial = 0
-        # Oldest first.
-        self._marks: OrderedDict[Mark, None] = OrderedDict()
+        self._marks: set[Mark] = set()
         self._by_namespace: dict[Namespace, OrderedDict[Mark, None]] = {}
+        """Oldest first."""
         self._weights: dict[Namespace, int] = {}
-        # Heaps by end. Entries of what is no longer marked, or held, are skipped, and swept once
-        # they outnumber the living.
+        # Heaps. Entries of what is no longer marked, weighed so, or held, are skipped, and swept
+        # once they outnumber the living.
+        self._heaviest: list[tuple[int, int, Namespace]] = []
+        """By weight, negative."""
         self._ends: list[tuple[float, int, Mark]] = []
         self._held: dict[Node, int] = {}
         """Evictable nodes held back -> serial number of the living entry."""
@@ -117,8 +128,9 @@ class Retention:
 
     # Marks
 
-    def mark(self, node: Node, keep: Keep) -> None:
-        """Mark the path to ``node``, which is locked, as far as the wish goes and is allowed.
+    def mark(self, node: Node, keep: Keep, namespace: Namespace) -> None:
+        """Mark the path to ``node``, which is locked, as far as the wish of somebody in
+        ``namespace`` goes and is allowed. On public tokens each namespace has marks of its own.
 
         *Mutates* marks on that path, and on others if the budget is exceeded.
         """
@@ -135,30 +147,59 @@ class Retention:
         above = node
         while not isinstance(above, Root):
             for mark in tuple(above.marks or ()):
+                if mark.namespace != namespace:
+                    continue
                 if mark.depth <= depth and mark.until_s <= until_s:
                     self._take(mark)
                 elif mark.depth >= depth and mark.until_s >= until_s:
                     return
             assert above.parent is not None
             above = above.parent
-        self._make_room(above.namespace, -(-depth // self._page_size))
-        self._put(node, depth, until_s, above.namespace)
+        self._make_room(namespace, -(-depth // self._page_size))
+        self._put(node, depth, until_s, namespace)
 
     def _make_room(self, namespace: Namespace, num_pages: int) -> None:
         while self._weights.get(namespace, 0) + num_pages > self.budget_pages:
             self._give_up(next(iter(self._by_namespace[namespace])))
         while self.weight_pages + num_pages > self.total_pages:
-            self._give_up(next(iter(self._marks)))
+            heaviest = self._heaviest_namespace()
+            own = self._weights.get(namespace, 0)
+            if own and own + num_pages >= self._weights[heaviest]:
+                heaviest = namespace
+            self._give_up(next(iter(self._by_namespace[heaviest])))
+
+    def _heaviest_namespace(self) -> Namespace:
+        """The namespace whose marks weigh most. There are marks."""
+        while True:
+            weight, _, namespace = self._heaviest[0]
+            if self._weights.get(namespace) == -weight:
+                return namespace
+            heapq.heappop(self._heaviest)
+
+    def _weigh(self, namespace: Namespace, num_pages: int) -> None:
+        """A namespace's marks weigh ``num_pages`` more, or less."""
+        self.weight_pages += num_pages
+        weight = self._weights.get(namespace, 0) + num_pages
+        if weight:
+            self._weights[namespace] = weight
+            self._serial += 1
+            heapq.heappush(self._heaviest, (-weight, self._serial, namespace))
+        else:
+            del self._weights[namespace]
+        if len(self._heaviest) > 2 * len(self._weights) + 16:
+            entries = enumerate(self._weights.items(), self._serial)
+            self._heaviest = [(-weight, serial, name) for serial, (name, weight) in entries]
+            self._serial += len(self._heaviest)
+            heapq.heapify(self._heaviest)
 
     def _put(self, node: Node, depth: int, until_s: float, namespace: Namespace) -> None:
         num_pages = -(-depth // self._page_size)
         self._serial += 1
         mark = Mark(node, depth, until_s, num_pages, namespace, self._serial)
         node.marks = [*(node.marks or ()), mark]
-        self._marks[mark] = None
+        self._marks.add(mark)
         self._by_namespace.setdefault(namespace, OrderedDict())[mark] = None
-        self._weights[namespace] = self._weights.get(namespace, 0) + num_pages
-        self.weight_pages += num_pages
+        self._weigh(namespace, num_pages)
         if len(self._ends) > 2 * len(self._marks) + 16:
             self._ends = [entry for entry in self._ends if entry[2] in self._marks]
             heapq.heapify(self._ends)
@@ -169,12 +210,11 @@ class Retention:
         node, namespace = mark.node, mark.namespace
         assert node.marks is not None
         node.marks = [other for other in node.marks if other is not mark] or None
-        del self._marks[mark]
-        self.weight_pages -= mark.num_pages
-        self._weights[namespace] -= mark.num_pages
+        self._marks.remove(mark)
+        self._weigh(namespace, -mark.num_pages)
         del self._by_namespace[namespace][mark]
         if not self._by_namespace[namespace]:
-            del self._by_namespace[namespace], self._weights[namespace]
+            del self._by_namespace[namespace]
 
     def _give_up(self, mark: Mark) -> None:
         """As ``_take``, and the policy has the node if nothing else holds it back."""
@@ -202,9 +242,9 @@ class Retention:
 
     # What may be evicted
 
-    def touch(self, node: Node) -> None:
+    def touch(self, node: Node, num_counted_tokens: int = 0) -> None:
         """A lease lets go of this node and of all above it."""
-        self.policy.touch(node)
+        self.policy.touch(node, num_counted_tokens)
 
     def add(self, node: Node) -> None:
         """The node has become evictable: the policy has it, unless it is held back."""

@@ -15,10 +15,10 @@ looks ahead, so a class that returns after a pause is kept during the pause (the
 evict it there).
 
 Counts are blurred over neighbouring sizes and ages first, half as much of each neighbour, lest the
-best b be the luckiest one. Then few counts are shrunk towards more: a class towards all traits of
-the same hits and size, those towards all sizes, those towards all there is, each time as if
-``prior_tokens`` more had been seen there. Tokens of one request are one observation more than many,
-so the prior is a request's length.
+best b be the luckiest one. Then few counts are shrunk towards more: a class towards all habits, if
+there are several, those towards all traits of the same hits and size, those towards all sizes,
+those towards all there is, each time as if ``prior_tokens`` more had been seen there. Tokens of one
+request are one observation more than many, so the prior is a request's length.
 
 Old counts fade, by 1% every 256 requests. *Cost*: ``record`` O(1); ``count`` vectorised, each log
 entry once for each age it reaches; ``index`` O(classes seen x ages squared), about 1 ms.
@@ -31,7 +31,14 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from radixserve.cache.return_class import NUM_CLASSES, NUM_HITS, NUM_SIZES, NUM_TRAITS, Trait
+from radixserve.cache.return_class import (
+    NUM_CLASSES,
+    NUM_HABITS,
+    NUM_HITS,
+    NUM_SIZES,
+    NUM_TRAITS,
+    Trait,
+)
 from radixserve.cache.touch_log import TouchLog
 
 FloatArray = npt.NDArray[np.float64]
@@ -50,14 +57,13 @@ _EARLIER: Final = np.where(np.tri(NUM_AGES, k=-1, dtype=bool), np.inf, 0.0)
 """No end of a stay lies before its beginning: at such a price none is chosen."""
 
 _SHORTEST_S: Final = 1e-9
-_SHAPE: Final = (NUM_TRAITS, NUM_HITS, NUM_SIZES, NUM_AGES)
+_SHAPE: Final = (NUM_HABITS, NUM_TRAITS, NUM_HITS, NUM_SIZES, NUM_AGES)
 
 
-def _table(rows: IntArray, columns: IntArray, weights: IntArray, num_columns: int) -> FloatArray:
-    """The sums of ``weights`` by place, float64[NUM_CLASSES, num_columns]."""
-    places = rows * num_columns + columns
-    sums = np.bincount(places, weights=weights, minlength=NUM_CLASSES * num_columns)
-    return sums.astype(np.float64, copy=False).reshape(NUM_CLASSES, num_columns)
+def _add(counts: FloatArray, places: IntArray, weights: IntArray) -> None:
+    """Add weights to places of ``counts``, counted row by row."""
+    # Of one type, or it takes ten times as long.
+    np.add.at(counts.reshape(-1), places, weights.astype(np.float64))
 
 
 def _shrunk(
@@ -66,15 +72,19 @@ def _shrunk(
     return (returned + prior_tokens * towards) / (at_risk + prior_tokens)
 
 
+def _neighbours(number: int) -> FloatArray:
+    """What to multiply by to add to each half of its neighbours, float64[number, number]."""
+    return np.eye(number) + (np.eye(number, k=1) + np.eye(number, k=-1)) / 2
+
+
+_NEAR_SIZES: Final = _neighbours(NUM_SIZES)
+_NEAR_AGES: Final = _neighbours(NUM_AGES)
+
+
 def _blurred(counts: FloatArray) -> FloatArray:
-    """Each size and each age with half of its neighbours' counts; float64 of _SHAPE."""
-    sizes = counts.copy()
-    sizes[:, :, 1:] += counts[:, :, :-1] / 2
-    sizes[:, :, :-1] += counts[:, :, 1:] / 2
-    ages = sizes.copy()
-    ages[..., 1:] += sizes[..., :-1] / 2
-    ages[..., :-1] += sizes[..., 1:] / 2
-    return ages
+    """Each size and each age with half of its neighbours' counts; the last two axes."""
+    blurred: FloatArray = _NEAR_SIZES @ (counts @ _NEAR_AGES)
+    return blurred
 
 
 class ReturnStatistics:
@@ -105,27 +115,29 @@ class ReturnStatistics:
         self._pending.clear()
         classes, positions, weights = (np.array(columns[i], dtype=np.int64) for i in (0, 2, 3))
         ages = np.searchsorted(_EDGES, np.array(columns[1]), side="right") - 1
-        self.returned += _table(classes, ages, weights, NUM_AGES)
+        rows = classes * NUM_AGES
+        _add(self.returned, rows + ages, weights)
         # Ages up to ``first - 1`` have been counted with the entry still whole; the older ones that
         # the tokens did reach, not yet. ``_passed`` falls with age.
         first = NUM_AGES - np.searchsorted(self._passed[::-1], positions, side="right")
-        late = first <= ages
-        classes, ages, first, weights = classes[late], ages[late], first[late], weights[late]
-        steps = _table(classes, first, weights, NUM_AGES + 1)
-        steps -= _table(classes, ages + 1, weights, NUM_AGES + 1)
-        self.at_risk += np.cumsum(steps, axis=1)[:, :-1]
+        num_late = np.maximum(ages + 1 - first, 0)
+        ends = np.cumsum(num_late)
+        starts = np.repeat(rows + first - ends + num_late, num_late)
+        _add(self.at_risk, starts + np.arange(ends[-1]), np.repeat(weights, num_late))
 
     def _count_ages(self, now_s: float) -> None:
         log = self._log
         oldest = max(log.oldest, int(self._passed[-1]))
-        for age, end in enumerate(log.reached(now_s - _EDGES, oldest).tolist()):
-            first = max(int(self._passed[age]), oldest)
-            for slots in log.slots(first, end):
-                self.at_risk[:, age] += np.bincount(
-                    log.classes[slots], weights=log.weights[slots], minlength=NUM_CLASSES
-                )
-            if end > first:
-                self._passed[age] = end
+        firsts = np.maximum(self._passed, oldest)
+        ends = log.reached(now_s - _EDGES, oldest)
+        places, weights = [], []
+        for age in np.flatnonzero(ends > firsts).tolist():
+            for slots in log.slots(int(firsts[age]), int(ends[age])):
+                places.append(log.classes[slots] * NUM_AGES + age)
+                weights.append(log.weights[slots])
+            self._passed[age] = ends[age]
+        if places:
+            _add(self.at_risk, np.concatenate(places), np.concatenate(weights))
 
     def fade(self, num_requests: int) -> None:
         """Let the past count for less, by what ``num_requests`` more requests are worth."""
@@ -135,18 +147,26 @@ class ReturnStatistics:
 
     def hazards(self, prior_tokens: float) -> FloatArray:
         """The share of tokens that return within a bucket of those that reach it; same shape."""
-        returned = _blurred(self.returned.reshape(_SHAPE))
         # A run may stand for a few tokens more or less than it had: counts may dip below 0.
-        at_risk = _blurred(np.maximum(self.at_risk, 0.0).reshape(_SHAPE))
+        at_risk = np.maximum(self.at_risk, 0.0).reshape(_SHAPE)
+        habits = np.flatnonzero(at_risk.any((1, 2, 3, 4)))
+        by_habit = _blurred(self.returned.reshape(_SHAPE)[habits])
+        risks_by_habit = _blurred(at_risk[habits])
+        returned, at_risk = by_habit.sum(0), risks_by_habit.sum(0)
         overall = returned.sum((0, 1, 2)) / (at_risk.sum((0, 1, 2)) + prior_tokens)
-        hazards = np.empty(_SHAPE)
+        hazards = np.empty(_SHAPE[1:])
         # Partial pages are another kind altogether; the rest lends from one another.
         for family in (slice(Trait.PARTIAL), slice(Trait.PARTIAL, None)):
             returns, risks = returned[family].sum(0), at_risk[family].sum(0)
             by_hits = _shrunk(returns.sum(1), risks.sum(1), overall, prior_tokens)
             pooled = _shrunk(returns, risks, by_hits[:, None], prior_tokens)
             hazards[family] = _shrunk(returned[family], at_risk[family], pooled, prior_tokens)
-        return np.clip(hazards, 0.0, 1.0).reshape(NUM_CLASSES, NUM_AGES)
+        every = np.empty(_SHAPE)
+        every[:] = hazards
+        # A lone habit is all there is: it would but be counted twice.
+        if len(habits) > 1:
+            every[habits] = _shrunk(by_habit, risks_by_habit, hazards, prior_tokens)
+        return np.clip(every, 0.0, 1.0, out=every).reshape(NUM_CLASSES, NUM_AGES)
 
     def index(self, prior_tokens: float) -> FloatArray:
         """What keeping a token is worth, in hits per second, by class and age; 0 for the unseen."""

@@ -2,10 +2,13 @@
 
 Every request that ends touches the tokens of its path. The policy notes after how long they were
 touched again, whether still cached or evicted meanwhile (``ghosts.py``), by class
-(``return_class.py``): traits, hits, and how much new text their last request brought. From that it
-learns what it is worth to keep tokens of a class at an age (``return_statistics.py``), and the leaf
-whose last tokens are worth least goes first, run by run (``run.py``, ``index_order.py``). One-time
-scans are of a class that never returns, and go before anything that does.
+(``return_class.py``): traits, hits, how much new text their last request brought, and whose they
+are (``return_habits.py``). From that it learns what it is worth to keep tokens of a class at an age
+(``return_statistics.py``), and the leaf whose last tokens are worth least goes first, run by run
+(``run.py``, ``index_order.py``). One-time scans are of a class that never returns, and go before
+anything that does.
+
+The choices of one request are one use of what they share, and so is a request that was preempted.
 
 All the while LRU is run beside it, on paper, and takes over where it would find more
 (``lru_duel.py``).
@@ -25,19 +28,20 @@ from typing import Final
 
 import numpy as np
 
-from radixserve.cache.events import chain_hashes, root_hash
+from radixserve.cache.events import chain_hashes, namespace_hash, root_hash
 from radixserve.cache.eviction import LRU
 from radixserve.cache.ghosts import Ghost, Ghosts
 from radixserve.cache.index_order import IndexOrder
 from radixserve.cache.lru_duel import LRUDuel
 from radixserve.cache.node import Node, Root
 from radixserve.cache.return_class import (
-    MAX_FORK_CHILDREN,
     MAX_HITS,
     Trait,
     class_index,
     size_bucket,
+    size_of,
 )
+from radixserve.cache.return_habits import Habit, Habits
 from radixserve.cache.return_statistics import ReturnStatistics
 from radixserve.cache.run import Record, Run, split_runs
 from radixserve.cache.touch_log import TouchLog
@@ -58,6 +62,7 @@ class ReturnTime:
         "_clock",
         "_duel",
         "_ghosts",
+        "_habits",
         "_log",
         "_lru",
         "_mean_brought",
@@ -82,6 +87,7 @@ class ReturnTime:
         log_size = min(max(_LOG_ENTRIES_PER_PAGE * num_pages, _MIN_LOG_ENTRIES), _MAX_LOG_ENTRIES)
         self._log = TouchLog(log_size, num_tokens)
         self._statistics = ReturnStatistics(self._log)
+        self._habits = Habits()
         self._order = IndexOrder()
         self._lru = LRU()
         self._duel = LRUDuel()
@@ -101,8 +107,9 @@ class ReturnTime:
 
     # Touching
 
-    def touch(self, node: Node) -> None:
-        """A lease lets go of the node and of all above it: one request more for their history."""
+    def touch(self, node: Node, num_counted_tokens: int = 0) -> None:
+        """A lease lets go of the node and of all above it: one request more for the history of all
+        but the first ``num_counted_tokens``, of which only the age begins anew."""
         self._lru.touch(node)
         path = []
         above = node
@@ -118,11 +125,18 @@ class ReturnTime:
             record: Record | None = part.record
             known = part.start
             if record is not None:
-                lru_found += self._return_runs(record.runs, known, now_s)
+                runs = record.runs
+                if known < num_counted_tokens:
+                    counted, runs = split_runs(runs, num_counted_tokens)
+                    record.runs = counted + runs
+                    known = self._age_anew(counted, known)
+                lru_found += self._return_runs(runs, known, now_s)
+                found += record.end - known
                 known = record.end
-                found += known - part.start
             if known < part.end:
-                runs, hashes, num_ghosts, num_lru = self._new_runs(part, known, now_s)
+                runs, hashes, num_ghosts, num_lru = self._new_runs(
+                    part, known, num_counted_tokens, now_s
+                )
                 brought += part.end - known
                 novel += part.end - known - num_ghosts
                 lru_found += num_lru
@@ -131,13 +145,23 @@ class ReturnTime:
                 else:
                     record.runs += runs
                     record.hashes += hashes
-        self._enter_log(path, size_bucket(novel), now_s)
-        self._duel.observe(asked=node.end, found=found, lru_found=lru_found)
+        asked = max(0, node.end - num_counted_tokens)
+        known = max(0, asked - novel)
+        habit = self._habits.observe(node.namespace, known=known, asked=asked)
+        self._enter_log(path, habit, size_bucket(novel), num_counted_tokens, now_s)
+        self._duel.observe(asked=asked, found=found, lru_found=lru_found)
         self._mean_brought += 0.01 * (brought - self._mean_brought)
-        self._num_touches += 1
+        self._num_touches += not num_counted_tokens
         self._num_pages_touched += -(-node.end // self._page_size)
         if self._num_touches >= _REFRESH_REQUESTS and self._num_pages_touched >= _REFRESH_PAGES:
             self._refresh(now_s)
+
+    def _age_anew(self, runs: list[Run], start: int) -> int:
+        """Cached runs are let go of once more by the same request; returns where they end."""
+        for run in runs:
+            self._log.leave(run.position, run.end - start)
+            start = run.end
+        return start
 
     def _return_runs(self, runs: list[Run], start: int, now_s: float) -> int:
         """Cached runs are touched again; returns how many of their tokens LRU would have had."""
@@ -155,7 +179,7 @@ class ReturnTime:
         return lru_found
 
     def _new_runs(
-        self, node: Node, known: int, now_s: float
+        self, node: Node, known: int, num_counted_tokens: int, now_s: float
     ) -> tuple[list[Run], list[int], int, int]:
         """Runs for a node's tokens from ``known`` on, with the past of those that were evicted.
 
@@ -166,20 +190,29 @@ class ReturnTime:
         hashes = self._hashes(node, known)
         recent = self._log.recent
         runs: list[Run] = []
-        num_ghosts = lru_found = 0
-        for ghost, end in self._recall(hashes, known - known % self._stride):
-            start = runs[-1].end if runs else known
-            num_ghosts += end - start
-            if ghost.position >= recent:
-                lru_found += end - start
-            age_s = now_s - ghost.touched_s
-            self._statistics.record(ghost.class_, age_s, ghost.position, end - start)
-            self._log.leave(ghost.position, end - start)
-            hits = min(ghost.hits + 1, MAX_HITS)
-            runs.append(Run(end, hits, Trait.PLAIN, 0, 0, now_s))
-        if not runs or runs[-1].end < node.end:
+        start, border = known, known - known % self._stride
+        lru_found = 0
+        for ghost, num_strides in self._ghosts.recall(hashes):
+            border += num_strides * self._stride
+            hits, class_ = ghost.hits, ghost.class_
+            if start < num_counted_tokens:
+                # Evicted while its own request waited: back, but not returned.
+                end = min(border, num_counted_tokens)
+                self._log.leave(ghost.position, end - start)
+                runs.append(Run(end, hits, Trait.PLAIN, class_, 0, now_s))
+                start = end
+            if start < border:
+                num_tokens = border - start
+                if ghost.position >= recent:
+                    lru_found += num_tokens
+                age_s = now_s - ghost.touched_s
+                self._statistics.record(class_, age_s, ghost.position, num_tokens)
+                self._log.leave(ghost.position, num_tokens)
+                runs.append(Run(border, min(hits + 1, MAX_HITS), Trait.PLAIN, class_, 0, now_s))
+                start = border
+        if start < node.end:
             runs.append(Run(node.end, 0, Trait.PLAIN, 0, 0, now_s))
-        return runs, hashes, num_ghosts, lru_found
+        return runs, hashes, start - known, lru_found
 
     def _hashes(self, node: Node, known: int) -> list[int]:
         """The hashes at the multiples of the stride in (``known``, the node's end].
@@ -191,10 +224,13 @@ class ReturnTime:
         if node.end - border < stride:
             return []
         spans = [node.tokens[known - node.start :]]
-        depth = known
+        depth = num_public = known
+        namespace = node.namespace
         while node.parent is not None and node.start >= border:
             spans.append(node.tokens[: depth - node.start])
             depth = node.start
+            if node.namespace is not None:
+                num_public = depth
             node = node.parent
         if isinstance(node, Root):
             parent = root_hash(node.namespace)
@@ -202,36 +238,28 @@ class ReturnTime:
             spans.append(node.tokens[border - node.start : depth - node.start])
             record: Record = node.record
             parent = record.hashes[border // stride - node.start // stride - 1]
+        if namespace is not None and node.namespace is None:
+            # Tenants do not share what becomes of their tokens.
+            parent = namespace_hash(parent, namespace, num_public)
         tokens = np.concatenate(spans[::-1]) if known > border else spans[0]
         return chain_hashes(parent, tokens, stride)
 
-    def _recall(self, hashes: list[int], depth: int) -> list[tuple[Ghost, int]]:
-        """The histories of evicted tokens from ``depth`` on, each with the depth where it ends."""
-        found: list[tuple[Ghost, int]] = []
-        last: Ghost | None = None
-        for prefix_hash in hashes:
-            ghost = self._ghosts.recall(prefix_hash)
-            if ghost is None:
-                break
-            depth += self._stride
-            if ghost is last:
-                found[-1] = (ghost, depth)
-            else:
-                found.append((ghost, depth))
-            last = ghost
-        return found
-
-    def _enter_log(self, path: list[Node], size: int, now_s: float) -> None:
+    def _enter_log(
+        self, path: list[Node], habit: Habit, size: int, num_counted_tokens: int, now_s: float
+    ) -> None:
         """Give every run of a path its trait and its class, and let it begin to age."""
         weights: dict[int, int] = {}
         touched: list[Run] = []
         for node in path:
             record: Record = node.record
-            self._mark_last_page(node, record)
+            record.mark_last_page(node.start, self._page_size, len(node.children))
             start = node.start
             runs: list[Run] = []
             for run in record.runs:
-                class_ = class_index(run.trait, run.hits, size)
+                class_ = class_index(habit, run.trait, run.hits, size)
+                if run.end <= num_counted_tokens and size_of(run.class_) > size:
+                    # What the request brought before, it has still brought.
+                    class_ = class_index(habit, run.trait, run.hits, size_of(run.class_))
                 weights[class_] = weights.get(class_, 0) + run.end - start
                 start = run.end
                 # Runs that had the same number of hits are told apart no longer.
@@ -250,36 +278,13 @@ class ReturnTime:
         for run in touched:
             run.position = positions[run.class_]
 
-    def _mark_last_page(self, node: Node, record: Record) -> None:
-        """Let a node's last page have the trait that its place in the tree gives it now."""
-        num_children = len(node.children)
-        if num_children > MAX_FORK_CHILDREN:
-            trait = Trait.HUB
-        elif num_children > 1:
-            trait = Trait.FORK
-        elif not num_children and node.end % self._page_size:
-            trait = Trait.PARTIAL
-        else:
-            trait = Trait.PLAIN
-        for run in record.runs:
-            if run.trait is Trait.PARTIAL:
-                run.trait = Trait.PLAIN
-        last = record.runs[-1]
-        # Where two parted they will have parted for good, though one of them may be gone.
-        if trait <= last.trait:
-            return
-        page_start = (node.end - 1) // self._page_size * self._page_size
-        before = record.runs[-2].end if len(record.runs) > 1 else node.start
-        if before < page_start:
-            record.runs.insert(-1, last.cut(page_start))
-        last.trait = trait
-
     def _refresh(self, now_s: float) -> None:
         self._statistics.count(now_s)
         self._statistics.fade(self._num_touches)
         # What one request brings is about one observation.
         index = self._statistics.index(max(self._mean_brought, 1.0))
-        self._order.set_index(index.ravel().tolist())
+        # A view that is read one by one as fast as a list, and costs no making.
+        self._order.set_index(index.ravel().data)
         self._num_touches = self._num_pages_touched = 0
 
     # What may be evicted

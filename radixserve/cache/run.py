@@ -10,7 +10,7 @@ when eviction trims a leaf from its end, run by run, each is judged by its own p
 
 from dataclasses import dataclass
 
-from radixserve.cache.return_class import Trait
+from radixserve.cache.return_class import Trait, trait_of_place
 
 
 @dataclass(slots=True)
@@ -48,6 +48,26 @@ class Record:
     def end(self) -> int:
         """The depth up to which the node's tokens have a history."""
         return self.runs[-1].end
+
+    def mark_last_page(self, start: int, page_size: int, num_children: int) -> None:
+        """Let the last page of a node that begins at ``start`` have the trait of its place now.
+
+        Where two parted they will have parted for good, though one of them may be gone; but a page
+        that was partial need not be it any more.
+        """
+        runs = self.runs
+        trait = trait_of_place(num_children, is_partial=runs[-1].end % page_size > 0)
+        for run in runs:
+            if run.trait is Trait.PARTIAL:
+                run.trait = Trait.PLAIN
+        last = runs[-1]
+        if trait <= last.trait:
+            return
+        page_start = (last.end - 1) // page_size * page_size
+        before = runs[-2].end if len(runs) > 1 else start
+        if before < page_start:
+            runs.insert(-1, last.cut(page_start))
+        last.trait = trait
 
 
 def split_runs(runs: list[Run], depth: int) -> tuple[list[Run], list[Run]]:

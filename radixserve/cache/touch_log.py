@@ -76,10 +76,13 @@ class TouchLog:
         return position
 
     def leave(self, position: int, num_tokens: int) -> None:
-        """Tokens of an entry are touched again, or forgotten for good."""
+        """Tokens of an entry are touched again, or forgotten for good; all that are left, if it has
+        fewer (a run may stand for a few more than it had)."""
         if position < self.head - self.size:
             return
-        self._weights[position % self.size] -= num_tokens
+        slot = position % self.size
+        num_tokens = min(num_tokens, self._weights[slot])
+        self._weights[slot] -= num_tokens
         if position >= self.recent:
             self._recent_tokens -= num_tokens
 

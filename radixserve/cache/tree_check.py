@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from radixserve.cache.edge import merges_with_child
 from radixserve.cache.node import Node, Root
 
 if TYPE_CHECKING:
@@ -33,18 +34,23 @@ def format_tree(tree: "RadixTree") -> str:
         indent, node = stack.pop()
         state = f"locks {node.lock_count}, last access {node.last_access}"
         if isinstance(node, Root):
-            lines.append(f"namespace {node.namespace!r}: {state}")
+            name = "public" if node.namespace is None else f"namespace {node.namespace!r}"
+            lines.append(f"{name}: {state}")
         else:
             counts = " ".join(
                 f"{page}(nodes {tree.pool.node_count(page)}, uses {tree.pool.use_count(page)})"
                 for page in node.pages[:_SHOWN].tolist()
             )
             lines.append(
-                f"{'  ' * indent}[{node.start}, {node.end}) tokens {_abbreviate(node.tokens)} | "
-                f"{node.num_pages} pages {counts} | {state}"
+                f"{'  ' * indent}{_owner_change(node)}[{node.start}, {node.end}) "
+                f"tokens {_abbreviate(node.tokens)} | {node.num_pages} pages {counts} | {state}"
             )
         stack.extend((indent + 1, child) for child in reversed(list(node.children.values())))
     return "\n".join(lines) or "(empty tree)"
+
+
+def _owner_change(node: Node) -> str:
+    return f"{node.key[0]!r}: " if isinstance(node.key, tuple) else ""
 
 
 def check_tree(tree: "RadixTree") -> UseCounts:
@@ -80,6 +86,7 @@ def _recount(tree: "RadixTree") -> tuple[UseCounts, UseCounts]:
         assert (node in tree.policy) == evictable, (
             f"{node} is {'not ' * (not evictable)}evictable, the policy believes otherwise"
         )
+    _check_tenant_edges(tree)
     assert len(tree.policy) == num_evictable, (
         f"the policy holds {len(tree.policy)} nodes, {num_evictable} of the tree are evictable"
     )
@@ -102,7 +109,7 @@ def _check_edge(tree: "RadixTree", node: Node) -> None:
         f"{node} needs {num_pages} pages and has {node.num_pages}"
     )
     assert len(set(node.pages.tolist())) == num_pages, f"{node} lists a page twice"
-    assert node.lock_count or len(node.children) != 1, (
+    assert not merges_with_child(node), (
         f"{node} is unlocked, has one child, and was not merged with it"
     )
 
@@ -119,12 +126,40 @@ def _check_holders(tree: "RadixTree", node: Node, heads: dict[int, Node]) -> Non
             assert other is node, f"page {page} lies in both {other} and {node}, which do not touch"
 
 
+def _is_border(node: Node, child: Node) -> bool:
+    """Whether a namespace's part may begin there: below a public node that has tokens."""
+    return node.namespace is None and node.end > 0 and child.namespace is not None
+
+
+def _check_tenant_edges(tree: "RadixTree") -> None:
+    """The index says what hangs below public nodes: that, and nothing else."""
+    indexed = {
+        (node, name, token)
+        for name in tree.tenant_edges
+        for node, tokens in tree.tenant_edges.of(name)
+        for token in tokens
+    }
+    found = {
+        (node, *key) for node in tree.nodes() for key in node.children if isinstance(key, tuple)
+    }
+    assert indexed == found, f"the index of tenants' edges says {indexed}, the tree {found}"
+    for node in tree.nodes():
+        num_below = sum(isinstance(key, tuple) for key in node.children)
+        assert tree.tenant_edges.num_below(node) == num_below, (
+            f"{num_below} tenants' edges begin at {node}, the index says "
+            f"{tree.tenant_edges.num_below(node)}"
+        )
+
+
 def _check_children(node: Node) -> None:
     below = 0
     for key, child in node.children.items():
         assert child.parent is node, f"{child} below {node} has parent {child.parent}"
         assert child.start == node.end, f"{child} hangs below {node}, which ends elsewhere"
         assert child.start < child.end, f"{child} has no tokens"
-        assert key == int(child.tokens[0]), f"{child} begins with {child.tokens[0]}, filed as {key}"
+        assert key == child.key, f"{child} begins with {child.tokens[0]}, filed as {key}"
+        assert child.namespace == node.namespace or _is_border(node, child), (
+            f"{child} of {child.namespace!r} below {node} of {node.namespace!r}"
+        )
         below += child.lock_count
     assert node.lock_count >= below, f"{node} is locked less often than its children ({below})"

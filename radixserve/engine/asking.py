@@ -3,15 +3,17 @@
     ask() ── Ask(7, question) ──▶ engine, between two steps ── Answer(7, reply) ──▶ feed()
                                          gone ──────────────────────────────────▶ fail()
 
-No timeouts: the engine answers between two steps, or it is gone, and then ``fail`` is called.
+No timeouts: the engine answers between two steps, or it is gone, and then ``fail`` is called. What
+was asked of an engine that has died is not asked of the next one: a question may be what it died
+of.
 """
 
 import asyncio
 import itertools
 from collections.abc import Awaitable, Callable
 
-from radixserve.engine.messages import Answer, Ask, Question, Reply
-from radixserve.errors import EngineDeadError
+from radixserve.engine.messages import Answer, Ask, NotAnswered, Question, Reply
+from radixserve.errors import EngineDeadError, RadixServeError
 
 
 class OpenQuestions:
@@ -23,7 +25,8 @@ class OpenQuestions:
         self._waiting: dict[int, asyncio.Future[Reply]] = {}
 
     async def ask(self, question: Question) -> Reply:
-        """The engine's reply. *Raises* ``EngineDeadError`` if there will be none."""
+        """The engine's reply. *Raises* ``EngineDeadError`` if there will be none, and
+        ``RadixServeError`` if the engine could not answer."""
         number = next(self._numbers)
         waiting: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         self._waiting[number] = waiting
@@ -33,11 +36,20 @@ class OpenQuestions:
         finally:
             # Also if the caller was cancelled: the answer then finds nobody.
             self._waiting.pop(number, None)
+            if waiting.done() and not waiting.cancelled():
+                # Sending may have raised after ``fail``: then this is the one that nobody awaits.
+                waiting.exception()
 
     def feed(self, answer: Answer) -> None:
         """An answer has come."""
         waiting = self._waiting.get(answer.number)
-        if waiting is not None and not waiting.done():
+        if waiting is None or waiting.done():
+            return
+        if isinstance(answer.reply, NotAnswered):
+            waiting.set_exception(
+                RadixServeError(f"the engine could not answer: {answer.reply.error}")
+            )
+        else:
             waiting.set_result(answer.reply)
 
     def fail(self, error: str) -> None:

@@ -1,27 +1,25 @@
 """The server's engine: prompts in, streams of text out, over an engine process.
 
-Implements ``interface.Engine``. Everything runs on one event loop: each token delta is turned into
-text (``text/stream.py``) as it arrives, so a stop string is noticed, and the rest of the choice
-aborted, whether or not anybody reads the stream just then. If the engine process dies, every stream
-in flight ends with an error; none hangs.
+Implements ``interface.Engine``. Everything runs on one event loop. The process is the supervisor's
+(``supervisor.py``): if it dies, streams pause and go on in the next one. Only when it is given up,
+or at a shutdown, do they end, each with a last delta that says why; none hangs.
 """
 
 import asyncio
 import logging
 import uuid
-from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Self
 
-from radixserve.config import EngineConfig
+from radixserve.config import NO_QUEUE_LIMITS, EngineConfig, QueueLimits
 from radixserve.engine.asking import OpenQuestions
 from radixserve.engine.cache_watch import CacheWatch, CacheWatchers
-from radixserve.engine.client import EngineClient
+from radixserve.engine.gate import Gate
 from radixserve.engine.intake import Intake
-from radixserve.engine.interface import TextDelta
+from radixserve.engine.interface import EngineHealth
 from radixserve.engine.messages import (
-    Abort,
+    Answer,
     CacheEvents,
     CacheStatsRead,
     ClearCache,
@@ -29,24 +27,24 @@ from radixserve.engine.messages import (
     Explain,
     Explained,
     ReadCacheStats,
+    SetPublic,
     Step,
-    Submit,
-    ToEngine,
     WatchCache,
+    WatchFailed,
 )
-from radixserve.errors import EngineDeadError, ShuttingDownError
+from radixserve.engine.request_stream import RequestStream
+from radixserve.engine.supervisor import GIVEN_UP, Supervisor
+from radixserve.errors import EngineDeadError, InvalidRequestError, ShuttingDownError
 from radixserve.ids import DEFAULT_NAMESPACE, Namespace, RequestId
 from radixserve.sampling.params import SamplingParams
-from radixserve.text.stream import ChoiceText
 from radixserve.text.tokenizer import Tokenizer
 from radixserve.types import (
+    MAX_DEADLINE_S,
     NO_HINTS,
     CacheExplanation,
     CacheHints,
-    CacheInfo,
     CacheStats,
     EngineInfo,
-    EngineRequest,
     EngineStats,
     TokenDelta,
 )
@@ -57,131 +55,45 @@ SERVING_ITL_STRETCH = 2.0
 """How much longer a step may take because of somebody else's prompt, unless configured."""
 
 
-class RequestStream:
-    """Implements ``interface.TextStream``. Made by ``AsyncEngine.submit``, fed by its engine."""
-
-    def __init__(
-        self,
-        engine: "AsyncEngine",
-        request: EngineRequest,
-        *,
-        continues_prompt: bool,
-        visible_ids: frozenset[int],
-    ) -> None:
-        self.request_id = request.request_id
-        self._engine = engine
-        self._choices = {
-            index: ChoiceText(
-                engine.tokenizer,
-                request.params,
-                continues_prompt=continues_prompt,
-                visible_ids=visible_ids,
-            )
-            for index in range(request.params.n)
-        }
-        """The choices that have not ended."""
-        self._deltas: deque[TextDelta] = deque()
-        self._arrived = asyncio.Event()
-
-    def __aiter__(self) -> AsyncIterator[TextDelta]:
-        return self
-
-    async def __anext__(self) -> TextDelta:
-        while not self._deltas:
-            if self.is_finished:
-                raise StopAsyncIteration
-            self._arrived.clear()
-            await self._arrived.wait()
-        return self._deltas.popleft()
-
-    async def aclose(self) -> None:
-        """Abort what has not ended; iteration ends. Idempotent."""
-        if not self.is_finished:
-            self._choices.clear()
-            self._arrived.set()
-            self._engine.abort(self.request_id)
-
-    @property
-    def is_finished(self) -> bool:
-        return not self._choices
-
-    def feed(self, delta: TokenDelta) -> None:
-        """Take what the engine made of one choice. What comes after its end is ignored."""
-        choice = self._choices.get(delta.index)
-        if choice is None:
-            return
-        step = choice.feed(delta)
-        if step.abort:
-            self._engine.abort(self.request_id, delta.index)
-        if choice.is_finished:
-            del self._choices[delta.index]
-        self._deltas.append(
-            TextDelta(
-                index=delta.index,
-                text=step.text,
-                token_ids=step.token_ids,
-                logprobs=step.logprobs,
-                finish_reason=step.finish_reason,
-                stop_reason=step.stop_reason,
-                num_cached_tokens=delta.num_cached_tokens,
-                cache_report=delta.cache_report,
-                prompt_logprobs=delta.prompt_logprobs,
-                error=delta.error,
-            )
-        )
-        self._arrived.set()
-
-    def fail(self, error: str) -> None:
-        """End every choice that has not ended with an error."""
-        for index in tuple(self._choices):
-            self.feed(
-                TokenDelta(
-                    request_id=self.request_id,
-                    index=index,
-                    token_ids=[],
-                    finish_reason="error",
-                    error=error,
-                )
-            )
-
-
 class AsyncEngine:
-    """An engine process and the streams of all requests in it. Made by ``start``."""
+    """A supervised engine process and the streams of all requests in it. Made by ``start``."""
 
     info: EngineInfo
     tokenizer: Tokenizer
-    _client: EngineClient
+    _supervisor: Supervisor
     _intake: Intake
 
-    def __init__(self) -> None:
+    def __init__(self, limits: QueueLimits) -> None:
+        self._gate = Gate(limits)
         self._streams: dict[RequestId, RequestStream] = {}
-        self._stats: EngineStats | None = None
         self._accepting = True
+        self._closed = False
         self._idle = asyncio.Event()
         self._idle.set()
-        self._sends: set[asyncio.Task[None]] = set()
-        self._questions = OpenQuestions(lambda message: self._client.send(message))  # noqa: PLW0108  # bound later
-        self._watchers = CacheWatchers(lambda snapshot: self._post(WatchCache(snapshot)))
+        self._questions = OpenQuestions(lambda message: self._supervisor.send(message))  # noqa: PLW0108  # bound later
+        self._watchers = CacheWatchers(
+            lambda snapshot: self._supervisor.post(WatchCache(snapshot)),
+        )
 
     @classmethod
-    async def start(cls, config: EngineConfig) -> Self:
-        """Start the engine process, and load the tokenizer once the model is there.
+    async def start(cls, config: EngineConfig, limits: QueueLimits = NO_QUEUE_LIMITS) -> Self:
+        """Start the engine process, and load the tokenizer once the model is there. ``limits``
+        bound what may wait in front of it.
 
         *Raises* ``ConfigError``, ``ModelError`` or ``EngineDeadError`` if either cannot be had.
         """
         if config.max_itl_stretch is None:
             config = replace(config, max_itl_stretch=SERVING_ITL_STRETCH)
-        engine = cls()
-        engine._client, engine.info = await EngineClient.start(
-            config,
-            on_step=engine._on_step,
-            on_cache_events=engine._on_cache_events,
-            on_answer=engine._questions.feed,
-            on_exit=engine._on_exit,
-        )
+        engine = cls(limits)
+        engine._supervisor = await Supervisor.start(config, engine)
+        engine.info = engine._supervisor.info
         try:
             engine.tokenizer = await asyncio.to_thread(
-                Tokenizer.from_dir, engine.info.model_dir, chat_template=config.chat_template
+                Tokenizer.from_dir,
+                engine.info.model_dir,
+                chat_template=config.chat_template,
+                tool_format=config.tool_format,
+                reasoning_format=config.reasoning_format,
             )
         except BaseException:
             await engine.aclose()
@@ -191,25 +103,32 @@ class AsyncEngine:
 
     @property
     def stats(self) -> EngineStats:
-        """The figures after the engine's last step."""
-        if self._stats is not None:
-            return self._stats
-        pages = self.info.num_pages
-        return EngineStats(
-            num_waiting=0,
-            num_running=0,
-            cache=CacheInfo(
-                free_pages=pages,
-                cached_pages=0,
-                in_use_pages=0,
-                total_pages=pages,
-                page_size=self.info.page_size,
-            ),
+        """The figures after the engine's last step, and those of the queue now."""
+        return replace(
+            self._supervisor.stats,
+            refused=dict(self._gate.refused),
+            expected_wait_s=self._gate.expected_wait_s,
         )
 
     @property
     def is_alive(self) -> bool:
-        return self._client.is_alive
+        """Whether there is a process, or will be one again."""
+        return not self._closed and not self._supervisor.given_up.is_set()
+
+    @property
+    def health(self) -> EngineHealth:
+        """See ``interface.Engine.health``."""
+        return EngineHealth(
+            is_up=self._supervisor.is_up,
+            is_ready=self._accepting and self._supervisor.is_ready,
+            has_given_up=self._supervisor.given_up.is_set(),
+            num_restarts=self._supervisor.num_restarts,
+            num_resumed_requests=self._supervisor.num_resumed_requests,
+        )
+
+    async def given_up(self) -> None:
+        """Wait until the engine has been given up: it died, and does not come back."""
+        await self._supervisor.given_up.wait()
 
     async def submit(
         self,
@@ -221,11 +140,21 @@ class AsyncEngine:
         tenant: str = "",
         priority: int = 0,
         deadline_s: float | None = None,
+        follows: RequestId | None = None,
         continues_prompt: bool = False,
         visible_ids: frozenset[int] = frozenset(),
     ) -> RequestStream:
         """See ``interface.Engine.submit``."""
         self._check_accepting()
+        if deadline_s is not None and not 0 < deadline_s <= MAX_DEADLINE_S:
+            raise InvalidRequestError(
+                f"the request is given {deadline_s} s; it must be above 0 and at most "
+                f"{MAX_DEADLINE_S}",
+                param="timeout",
+            )
+        if params.grammar is not None:
+            await asyncio.to_thread(self._intake.check_grammar, params)
+            self._check_accepting()
         request = self._intake.admit(
             RequestId(uuid.uuid4().hex),
             prompt_ids,
@@ -236,16 +165,29 @@ class AsyncEngine:
             priority=priority,
         )
         stream = RequestStream(
-            self, request, continues_prompt=continues_prompt, visible_ids=visible_ids
+            request,
+            self.tokenizer,
+            self.abort,
+            continues_prompt=continues_prompt,
+            visible_ids=visible_ids,
         )
+        self._gate.enter(
+            request.request_id,
+            len(request.prompt_ids),
+            tenant=tenant,
+            priority=priority,
+            deadline_s=deadline_s,
+            follows=follows,
+        )
+        try:
+            self._supervisor.submit(request)
+        except BaseException:
+            self._gate.leave(request.request_id)
+            raise
         self._streams[request.request_id] = stream
         self._idle.clear()
-        try:
-            await self._client.send(Submit(request))
-        except BaseException:
-            # Also when the caller was cancelled: the message may or may not have left.
-            self.abort(request.request_id)
-            raise
+        if deadline_s is not None:
+            stream.expire_in(deadline_s)
         return stream
 
     def abort(self, request_id: RequestId, index: int | None = None) -> None:
@@ -253,7 +195,12 @@ class AsyncEngine:
         that goes away must not depend on anything."""
         if index is None:
             self._forget(request_id)
-        self._post(Abort(request_id, index))
+        self._supervisor.abort(request_id, index)
+
+    def set_public_prefixes(self, prefixes: Sequence[Sequence[int]]) -> None:
+        """See ``interface.Engine.set_public_prefixes``."""
+        checked = [self._intake.check_prompt(prefix) for prefix in prefixes]
+        self._supervisor.set_public(SetPublic(checked))
 
     async def explain(
         self, prompt_ids: Sequence[int], *, namespace: Namespace = DEFAULT_NAMESPACE
@@ -274,8 +221,8 @@ class AsyncEngine:
         """See ``interface.Engine.cache_stats``."""
         reply = await self._questions.ask(ReadCacheStats())
         assert isinstance(reply, CacheStatsRead), reply
-        self._stats = reply.stats.engine
-        return reply.stats
+        self._supervisor.note_stats(reply.stats.engine)
+        return replace(reply.stats, engine=self.stats)
 
     def watch_cache(self) -> CacheWatch:
         """See ``interface.Engine.watch_cache``."""
@@ -296,35 +243,65 @@ class AsyncEngine:
     async def aclose(self) -> None:
         """See ``interface.Engine.aclose``. Idempotent."""
         self._accepting = False
+        self._closed = True
         self._watchers.end()
-        await self._client.aclose()
-        self._fail_all("the server is shutting down")
+        # Before the process: its end may take seconds, in which last words can reach the clients.
+        self._end_all("the server is shutting down")
         self._questions.fail("the server is shutting down")
+        await self._supervisor.aclose()
 
-    def _on_step(self, step: Step) -> None:
-        self._stats = step.stats
-        for delta in step.deltas:
-            stream = self._streams.get(delta.request_id)
+    # -- what the supervisor tells ------------------------------------------------------------
+
+    def on_step(self, step: Step) -> None:
+        """See ``supervisor.Listener``."""
+        self._gate.observe(step.admitted, step.stats)
+        for request_id in step.admitted:
+            stream = self._streams.get(request_id)
             if stream is not None:
-                stream.feed(delta)
-                if stream.is_finished:
-                    self._forget(delta.request_id)
+                stream.admitted()
 
-    def _on_cache_events(self, message: CacheEvents) -> None:
-        self._watchers.feed(message.events, message.snapshot)
+    def on_delta(self, delta: TokenDelta) -> None:
+        """See ``supervisor.Listener``."""
+        stream = self._streams.get(delta.request_id)
+        if stream is not None:
+            stream.feed(delta)
+            if stream.is_finished:
+                self._forget(delta.request_id)
 
-    def _on_exit(self) -> None:
+    def on_cache_events(self, message: CacheEvents | WatchFailed) -> None:
+        """See ``supervisor.Listener``."""
+        match message:
+            case CacheEvents(events, snapshot):
+                self._watchers.feed(events, snapshot)
+            case WatchFailed():
+                self._watchers.end()
+
+    def on_answer(self, answer: Answer) -> None:
+        """See ``supervisor.Listener``."""
+        self._questions.feed(answer)
+
+    def on_down(self) -> None:
+        """See ``supervisor.Listener``."""
+        self._questions.fail("the engine process has ended before it answered; ask again")
+
+    def on_up(self) -> None:
+        """See ``supervisor.Listener``."""
+        self._watchers.restart()
+
+    def on_given_up(self) -> None:
+        """See ``supervisor.Listener``."""
         self._watchers.end()
-        self._fail_all("the engine process has ended; this answer is lost, please ask again")
-        self._questions.fail("the engine process has ended")
 
-    def _fail_all(self, error: str) -> None:
+    def _end_all(self, error: str) -> None:
         for request_id, stream in tuple(self._streams.items()):
-            stream.fail(error)
+            stream.end("abort", error)
             self._forget(request_id)
 
     def _forget(self, request_id: RequestId) -> None:
-        self._streams.pop(request_id, None)
+        self._gate.leave(request_id)
+        stream = self._streams.pop(request_id, None)
+        if stream is not None:
+            stream.forgotten()
         if not self._streams:
             self._idle.set()
 
@@ -332,16 +309,4 @@ class AsyncEngine:
         if not self._accepting:
             raise ShuttingDownError("the server is shutting down and takes no more requests")
         if not self.is_alive:
-            raise EngineDeadError("the engine process has ended; restart the server")
-
-    def _post(self, message: ToEngine) -> None:
-        """Send without waiting; to an engine that is gone, nothing is sent."""
-        if self.is_alive:
-            task = asyncio.ensure_future(self._client.send(message))
-            self._sends.add(task)
-            task.add_done_callback(self._sent)
-
-    def _sent(self, task: asyncio.Task[None]) -> None:
-        self._sends.discard(task)
-        if not task.cancelled() and task.exception() is not None:
-            logger.debug("a message did not reach the engine: %s", task.exception())
+            raise EngineDeadError(GIVEN_UP)

@@ -13,8 +13,11 @@ from radixserve.engine.core import EngineCore
 from radixserve.model.config import ModelConfig
 from radixserve.model.resolve import resolve_model
 from radixserve.runner.make import make_runner
+from radixserve.sampling.grammar_compiler import GrammarCompiler
+from radixserve.sampling.token_table import token_table
 from radixserve.scheduler.pacing import Pacer
 from radixserve.scheduler.scheduler import Scheduler
+from radixserve.text.tokenizer import Tokenizer, has_tokenizer
 from radixserve.types import EngineInfo
 
 
@@ -56,4 +59,10 @@ def build_core(config: EngineConfig, *, progress: bool) -> EngineCore:
         sampling_defaults=model_config.sampling_defaults,
         load_seconds=time.perf_counter() - begun_s,
     )
-    return EngineCore(info, runner, scheduler, cache, Pacer(config.max_itl_stretch))
+    grammars = None
+    if has_tokenizer(directory):
+        # The tokenizer is read when the first grammar comes, by the thread that compiles it.
+        grammars = GrammarCompiler(
+            lambda: token_table(Tokenizer.from_dir(directory), found.vocab_size)
+        )
+    return EngineCore(info, runner, scheduler, cache, Pacer(config.max_itl_stretch), grammars)

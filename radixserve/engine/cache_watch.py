@@ -4,9 +4,11 @@
             ▲                                                                         │
             └─────────────────── "lost", and another snapshot is asked for ───────────┘
 
-The engine notes events while anybody watches. A snapshot is asked for when somebody needs one, and
-ends in the engine's messages exactly where its moment was, so whoever awaits it ignores what comes
-before and takes what comes after. Who is current ignores it.
+The engine notes events while anybody watches, and for ``LINGER_S`` longer: beginning to note costs
+it a look at all that it holds, which a router that reconnects need not cause again. A snapshot is
+asked for when somebody needs one, and ends in the engine's messages exactly where its moment was,
+so whoever awaits it ignores what comes before and takes what comes after. Who is current ignores
+it.
 
 What a watcher has not read is bounded: beyond it all is dropped, and the watcher is told how many
 events it lost, and gets a new snapshot, once it reads again. So the memory of one is O(pages of the
@@ -20,6 +22,9 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from radixserve.types import CacheEvent
 
 _SLACK = 2**14
+
+LINGER_S = 60.0
+"""How long the engine goes on noting events after the last watcher has gone."""
 
 
 class CacheWatch:
@@ -79,6 +84,10 @@ class CacheWatch:
         elif self._num_lost:
             self._num_lost += len(events)
 
+    def restart(self) -> None:
+        """What it knows of is gone; a snapshot will come."""
+        self._is_current = False
+
     def end(self) -> None:
         """Nothing more will come, and what has not been read is of no use."""
         self._events.clear()
@@ -95,15 +104,19 @@ class CacheWatchers:
     """All who watch. ``send`` tells the engine: a number to send a snapshot under it, None to note
     events no more. It neither waits nor raises."""
 
-    def __init__(self, send: Callable[[int | None], None]) -> None:
+    def __init__(self, send: Callable[[int | None], None], *, linger_s: float = LINGER_S) -> None:
         self._send = send
+        self._linger_s = linger_s
         self._watches: set[CacheWatch] = set()
         self._serial = 0
         self._is_asked = False
+        self._unwatching: asyncio.TimerHandle | None = None
+        """Tells the engine to note no more, unless somebody comes before."""
 
     def open(self, num_pages: int) -> CacheWatch:
         """Watch a pool of ``num_pages``."""
         # Room for two snapshots, each of at most a hash and an event a page, on top of one.
+        self._stay()
         watch = CacheWatch(self, 4 * num_pages + _SLACK)
         self._watches.add(watch)
         return watch
@@ -127,18 +140,35 @@ class CacheWatchers:
                 watch.begin(events)
 
     def close(self, watch: CacheWatch) -> None:
-        """Forget a watcher; the last one gone, the engine is told. Idempotent."""
+        """Forget a watcher; a while after the last one the engine is told. Idempotent."""
         if watch in self._watches:
             self._watches.remove(watch)
             if not self._watches:
                 self._is_asked = False
-                self._send(None)
+                loop = asyncio.get_running_loop()
+                self._unwatching = loop.call_later(self._linger_s, self._send, None)
+
+    def restart(self) -> None:
+        """The engine that was watched is gone, and another one is there, whose cache is empty:
+        everybody needs a snapshot of that one. What was not read yet stays, and is void with it."""
+        self._stay()
+        self._is_asked = False
+        for watch in self._watches:
+            watch.restart()
+        if self._watches:
+            self.ask()
 
     def end(self) -> None:
         """End every watch: the engine is gone, or about to go."""
         for watch in tuple(self._watches):
             self.close(watch)
             watch.end()
+        self._stay()
+
+    def _stay(self) -> None:
+        if self._unwatching is not None:
+            self._unwatching.cancel()
+            self._unwatching = None
 
 
 def _size(event: CacheEvent) -> int:

@@ -1,7 +1,9 @@
-"""The client's end of the engine process: starts it, talks to it, notices when it dies.
+"""The client's end of one engine process: starts it, talks to it, notices when it dies.
 
-Messages only: deltas are handed to a callback as they come. Requests, streams and text are
-``async_engine.py``'s. The socket lives in a directory that only this user can enter.
+One life of the engine is one ``EngineClient`` with a socket of its own: nothing that an engine said
+can be taken for the words of the next. Messages only: they are handed to a callback as they come.
+Who lives on after a death is ``supervisor.py``'s to know; requests, streams and text are
+``async_engine.py``'s.
 """
 
 import asyncio
@@ -9,9 +11,8 @@ import contextlib
 import logging
 import os
 import sys
-import tempfile
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import dataclass, fields
 
 import msgspec
 import zmq
@@ -23,12 +24,16 @@ from radixserve.engine.messages import (
     Answer,
     CacheEvents,
     Failed,
+    FromEngine,
+    Pong,
     Ready,
     Step,
     ToEngine,
+    WatchFailed,
     decode_from_engine,
     encode,
 )
+from radixserve.engine.socket_dir import SocketDirectory
 from radixserve.errors import ConfigError, EngineDeadError, RadixServeError
 from radixserve.threads import spin_briefly
 from radixserve.types import EngineInfo
@@ -38,13 +43,27 @@ logger = logging.getLogger(__name__)
 EXIT_TIMEOUT_S = 5.0
 """How long the process may take to end by itself before it is killed."""
 
+ENGINE_MODULE = "radixserve.engine.process"
+"""What the process runs."""
+
+Told = Step | CacheEvents | WatchFailed | Answer | Pong
+"""What an engine says once it is ready."""
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """How a process ended."""
+
+    status: int
+    """Its exit status; minus the number of the signal that ended it, if one did."""
+    killed_because: str | None
+    """Why this side killed it, if it did."""
+
 
 class EngineClient:
     """One engine process. Made by ``start``; ``aclose`` ends it.
 
-    ``on_step`` is called, on the event loop, with each ``Step``, ``on_cache_events`` with each
-    ``CacheEvents``, ``on_answer`` with each ``Answer``; ``on_exit`` once, when
-    the process has ended for whatever reason.
+    ``on_message`` is called, on the event loop, with each message that comes after the first.
     """
 
     def __init__(
@@ -52,34 +71,29 @@ class EngineClient:
         process: asyncio.subprocess.Process,
         context: zmq.asyncio.Context,
         socket: zmq.asyncio.Socket,
-        directory: tempfile.TemporaryDirectory[str],
+        directory: SocketDirectory,
     ) -> None:
         self._process = process
         self._context = context
         self._socket = socket
         self._directory = directory
-        self._tasks: list[asyncio.Task[None]] = []
-        self._closed = False
+        self._receiving: asyncio.Task[None] | None = None
+        self._killed_because: str | None = None
+        self._closing: asyncio.Task[None] | None = None
 
     @classmethod
     async def start(
-        cls,
-        config: EngineConfig,
-        *,
-        on_step: Callable[[Step], None],
-        on_cache_events: Callable[[CacheEvents], None],
-        on_answer: Callable[[Answer], None],
-        on_exit: Callable[[], None],
+        cls, config: EngineConfig, *, on_message: Callable[[Told], None]
     ) -> tuple["EngineClient", EngineInfo]:
         """Start the process and wait until it has loaded the model.
 
         *Raises* the engine's own ``ConfigError`` or ``ModelError`` if it cannot start, and
         ``EngineDeadError`` if it dies while starting.
         """
-        directory = tempfile.TemporaryDirectory(prefix="radixserve-")
-        path = os.path.join(directory.name, "engine")
+        directory = SocketDirectory()
+        path = directory.socket_path
         if len(os.fsencode(path)) > zmq.IPC_PATH_MAX_LEN:
-            directory.cleanup()
+            directory.remove()
             raise ConfigError(
                 f"the temporary directory's name is too long for a socket in it: {path!r} has more "
                 f"than {zmq.IPC_PATH_MAX_LEN} bytes; set TMPDIR to a shorter one"
@@ -98,7 +112,7 @@ class EngineClient:
             # No modules of the working directory: what lies there is no part of the engine.
             "-P",
             "-m",
-            "radixserve.engine.process",
+            ENGINE_MODULE,
             endpoint,
             str(logger.getEffectiveLevel()),
             stdin=asyncio.subprocess.PIPE,
@@ -116,12 +130,11 @@ class EngineClient:
                 await process.stdin.drain()
             info = await client._wait_until_ready()
         except BaseException:
+            # Nothing is running in it yet: there is nothing to wait for.
+            client.kill("it is not needed any more")
             await client.aclose()
             raise
-        client._tasks = [
-            asyncio.create_task(client._receive(on_step, on_cache_events, on_answer)),
-            asyncio.create_task(client._watch(on_exit)),
-        ]
+        client._receiving = asyncio.create_task(client._receive(on_message))
         return client, info
 
     async def send(self, message: ToEngine) -> None:
@@ -132,7 +145,7 @@ class EngineClient:
 
     @property
     def is_alive(self) -> bool:
-        return not self._closed and self._process.returncode is None
+        return self._closing is None and self._process.returncode is None
 
     @property
     def exit_status(self) -> int | None:
@@ -142,26 +155,42 @@ class EngineClient:
     def pid(self) -> int:
         return self._process.pid
 
+    async def ended(self) -> Exit:
+        """Wait until the process has ended, for whatever reason."""
+        return Exit(await self._process.wait(), self._killed_because)
+
+    def kill(self, reason: str) -> None:
+        """End the process at once. ``ended`` tells that it was us."""
+        if self._process.returncode is None:
+            self._killed_because = reason
+            with contextlib.suppress(ProcessLookupError):
+                self._process.kill()
+
     async def aclose(self) -> None:
-        """End the process: closing its standard input tells it to, a kill makes it. Idempotent."""
-        if self._closed:
-            return
-        self._closed = True
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        if self._process.stdin is not None:
-            self._process.stdin.close()
+        """End the process: closing its standard input tells it to, a kill makes it. What it has
+        said and was not handed on is dropped. Idempotent; whoever calls it again waits, too."""
+        if self._closing is None:
+            self._closing = asyncio.ensure_future(self._close())
+        await asyncio.shield(self._closing)
+
+    async def _close(self) -> None:
         try:
+            if self._receiving is not None:
+                self._receiving.cancel()
+                await asyncio.gather(self._receiving, return_exceptions=True)
+            if self._process.stdin is not None:
+                self._process.stdin.close()
             await asyncio.wait_for(self._process.wait(), EXIT_TIMEOUT_S)
         except TimeoutError:
             logger.warning("the engine process did not end in %.0f s: killed", EXIT_TIMEOUT_S)
-            with contextlib.suppress(ProcessLookupError):
-                self._process.kill()
+            self.kill("it did not end")
             await self._process.wait()
-        self._socket.close()
-        self._context.term()
-        self._directory.cleanup()
+        finally:
+            # Also if nobody has the time to wait: a process that hangs must not be left behind.
+            self.kill("nobody waits for its end")
+            self._socket.close()
+            self._context.term()
+            self._directory.remove()
 
     async def _wait_until_ready(self) -> EngineInfo:
         received = asyncio.ensure_future(self._socket.recv())
@@ -185,37 +214,19 @@ class EngineClient:
             case other:
                 raise EngineDeadError(f"the engine process began with {type(other).__name__}")
 
-    async def _receive(
-        self,
-        on_step: Callable[[Step], None],
-        on_cache_events: Callable[[CacheEvents], None],
-        on_answer: Callable[[Answer], None],
-    ) -> None:
+    async def _receive(self, on_message: Callable[[Told], None]) -> None:
         """Hand on what comes. If that fails the process is ended: what it goes on to say would
         reach nobody, and whoever waits for it would wait forever."""
         while True:
             data = await self._socket.recv()
             try:
-                message = decode_from_engine(data)
-                match message:
-                    case Step():
-                        on_step(message)
-                    case CacheEvents():
-                        on_cache_events(message)
-                    case Answer():
-                        on_answer(message)
-                    case _:
-                        raise AssertionError(f"unexpected {type(message).__name__}")
+                message: FromEngine = decode_from_engine(data)
+                assert isinstance(message, Told), f"unexpected {type(message).__name__}"
+                on_message(message)
             except Exception:
                 logger.exception("the engine's message was not understood; the engine is ended")
-                with contextlib.suppress(ProcessLookupError):
-                    self._process.kill()
+                self.kill("its message was not understood")
                 return
-
-    async def _watch(self, on_exit: Callable[[], None]) -> None:
-        status = await self._process.wait()
-        logger.error("the engine process has ended with exit status %d", status)
-        on_exit()
 
 
 def _settings(config: EngineConfig) -> bytes:

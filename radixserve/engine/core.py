@@ -1,5 +1,8 @@
 """The body of the step loop: schedule, launch, wait, update. No I/O, no threads, no process.
 
+A request with a grammar first waits for its grammar to be compiled (``grammar_stage.py``), in
+threads, while the steps go on.
+
 ``EngineCore`` is what both faces of the engine share: ``LLM`` calls ``step`` in the caller's
 process, the engine process calls it between messages. It times each step, so that pacing can bound
 the next (``scheduler/pacing.py``), and turns a step that raises into errors of that step's requests
@@ -20,14 +23,17 @@ anything may be called, whatever is in flight.
 import logging
 import time
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
 
 from radixserve.cache.prefix_cache import PrefixCache
+from radixserve.engine.grammar_stage import GrammarStage
+from radixserve.errors import DeviceLostError, InvalidRequestError
 from radixserve.ids import DEFAULT_NAMESPACE, Namespace, RequestId
+from radixserve.sampling.grammar_compiler import GrammarCompiler
 from radixserve.scheduler.pacing import Pacer
 from radixserve.scheduler.plan import StepPlan, StepResult
 from radixserve.scheduler.scheduler import Scheduler
@@ -88,42 +94,76 @@ class EngineCore:
         scheduler: Scheduler,
         cache: PrefixCache,
         pacer: Pacer,
+        grammars: GrammarCompiler | None = None,
     ) -> None:
+        """Without ``grammars``, which takes a tokenizer, requests with a grammar fail."""
         self.info = info
         self._runner = runner
         self._scheduler = scheduler
         self._cache = cache
         self._pacer = pacer
+        self.grammars = GrammarCompiler(_no_tokens) if grammars is None else grammars
+        """Compiles grammars: also for who would check one before it is submitted."""
+        self._compiling = GrammarStage(self.grammars)
         self._in_flight: deque[_InFlight] = deque()
         self._last_end_s = 0.0
         """When the last step ended, by the monotonic clock; rather, when the host noticed."""
         self._is_interrupted = False
         """Whether ``step`` was left by an interrupt, which is no ``Exception``."""
+        self.admitted: list[RequestId] = []
+        """Who left the queue for the first time in the last ``step``."""
 
     def add(self, request: EngineRequest) -> None:
-        """Queue a request that intake has validated. It first runs in a later ``step``."""
-        self._scheduler.add(request)
+        """Queue a request that intake has validated. It first runs in a later ``step``. *Raises*
+        ``ValueError`` if its id is in use."""
+        if request.request_id in self._compiling or request.request_id in self._scheduler:
+            raise ValueError(f"request id {request.request_id!r} is already in use")
+        constraint = None
+        if request.params.grammar is not None:
+            constraint = self._compiling.add(request)
+            if constraint is None:
+                return
+        self._scheduler.add(request, constraint)
 
     def abort(self, request_id: RequestId, index: int | None = None) -> list[TokenDelta]:
         """End a request, or one of its choices, now. Unknown or ended ids are ignored."""
-        return self._recover() + self._scheduler.abort(request_id, index)
+        deltas = self._recover()
+        return (
+            deltas
+            + self._compiling.abort(request_id, index)
+            + self._scheduler.abort(request_id, index)
+        )
 
     @property
     def has_work(self) -> bool:
-        """Whether ``step`` has anything to do: requests, or steps in flight."""
-        return self._scheduler.has_work
+        """Whether ``step`` has anything to do or to wait for: requests, or steps in flight."""
+        return self._scheduler.has_work or bool(self._compiling)
+
+    @property
+    def can_step(self) -> bool:
+        """Whether ``step`` would do anything else than wait for a grammar. Where it would not,
+        ``call_when_compiled`` says when to ask again."""
+        return self._scheduler.has_work or self._compiling.has_done
+
+    def call_when_compiled(self, wake: Callable[[], None]) -> None:
+        """Have ``wake`` called, by another thread, whenever a grammar has been compiled or has
+        failed to."""
+        self._compiling.on_done = wake
 
     def step(self) -> list[TokenDelta]:
         """Launch a step, if one can be planned, and take in the oldest one in flight, if there is
-        no room for more or was nothing to plan.
+        no room for more or was nothing to plan. If all requests wait for their grammars to be
+        compiled, first wait for one of these.
 
         Returns what it added to each choice: empty if there was nothing to do, and also if all that
         it did was to launch.
 
         An exception of the runner ends the step's requests with ``finish_reason="error"``; the
-        engine and all other requests go on.
+        engine and all other requests go on. *Raises* ``DeviceLostError``: then nothing does.
         """
         deltas = self._recover()
+        if self._compiling:
+            deltas += self._take_compiled()
         # Until this returns or raises an Exception: whoever catches an interrupt and goes on finds
         # the engine in whatever state it had.
         self._is_interrupted = True
@@ -135,6 +175,15 @@ class EngineCore:
         self._is_interrupted = False
         return deltas
 
+    def _take_compiled(self) -> list[TokenDelta]:
+        """Queue those whose grammars are compiled. Returns the ends of those whose are not."""
+        if not self._scheduler.has_work:
+            self._compiling.wait()
+        ready, failed = self._compiling.take()
+        for one in ready:
+            self._scheduler.add(one.request, one.constraint)
+        return failed
+
     def _recover(self) -> list[TokenDelta]:
         """Get over the interrupt that ended the last ``step``, if one did."""
         if not self._is_interrupted:
@@ -143,8 +192,10 @@ class EngineCore:
         return self._scheduler.recover([step.plan for step in self._in_flight])
 
     def _step(self) -> list[TokenDelta]:
+        self.admitted = []
         if self._has_room():
             plan = self._scheduler.schedule(max_chunk_tokens=self._pacer.max_chunk_tokens())
+            self.admitted = self._scheduler.admitted
             if plan.rows:
                 failed = self._launch(plan)
                 if failed is not None:
@@ -161,6 +212,8 @@ class EngineCore:
         begun_s = time.perf_counter()
         try:
             launched = self._runner.launch(plan)
+        except DeviceLostError:
+            raise
         except Exception as error:
             logger.exception("a step of %d rows failed to launch", len(plan.rows))
             deltas: list[TokenDelta] = []
@@ -180,6 +233,8 @@ class EngineCore:
         failure: str | None = None
         try:
             result = oldest.launched.wait()
+        except DeviceLostError:
+            raise
         except Exception as error:
             logger.exception("a step of %d rows failed", len(plan.rows))
             failure = _describe(error)
@@ -196,7 +251,11 @@ class EngineCore:
         return self._scheduler.update(plan, result)
 
     def stats(self) -> EngineStats:
-        return self._scheduler.stats()
+        """Who waits for a grammar counts as waiting."""
+        stats = self._scheduler.stats()
+        if not self._compiling:
+            return stats
+        return replace(stats, num_waiting=stats.num_waiting + len(self._compiling))
 
     def cache_info(self) -> CacheInfo:
         return self._cache.info()
@@ -208,12 +267,18 @@ class EngineCore:
         A step in flight is done no harm (``cache/prefix_cache.py``)."""
         return self._cache.clear(namespace)
 
+    def set_public_prefixes(self, prefixes: Sequence[Sequence[int]]) -> None:
+        """Let every namespace share these token ids, which intake has checked, and no others:
+        ``PrefixCache.set_public``. For requests that are added later."""
+        arrays = [np.asarray(prefix, dtype=np.int32) for prefix in prefixes]
+        self._scheduler.set_public(arrays)
+
     def cache_stats(self) -> CacheStats:
         """All figures of the cache. *Cost*: O(nodes of the tree)."""
         tree = self._cache.tree
         return CacheStats(
             engine=self.stats(),
-            num_namespaces=len(tree.roots),
+            num_namespaces=len(tree.namespaces),
             num_nodes=sum(1 for _ in tree.nodes()) - len(tree.roots),
             eviction_policy=tree.policy.name,
         )
@@ -250,6 +315,13 @@ class EngineCore:
     def check_invariants(self) -> None:
         """Assert that nothing has leaked and everything agrees. Cost: O(everything)."""
         self._scheduler.check_invariants()
+
+
+def _no_tokens() -> list[bytes]:
+    raise InvalidRequestError(
+        "this checkpoint has no tokenizer, and a grammar needs one to know its tokens' text",
+        param="grammar",
+    )
 
 
 def _describe(error: BaseException) -> str:

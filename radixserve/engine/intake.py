@@ -10,31 +10,51 @@ the seed is set, and every number is a plain one that the engine process's messa
     |== keys and values ==============================.  <= num_pages * page_size
                                      the last token never has any
 
-No I/O and no state: the same instance serves every thread. Knows no text beyond naming a token in a
-message. Cost: O(prompt), vectorised.
+A grammar is checked apart, by ``check_grammar``: that takes too long for whoever must not wait.
+
+No I/O and no state but what checks grammars: the same instance serves every thread. Knows no text
+beyond naming a token in a message. Cost: O(prompt), vectorised.
 """
 
 import secrets
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
+from radixserve.engine.grammar_guard import GrammarGuard
 from radixserve.errors import ContextLengthError, InvalidRequestError
 from radixserve.ids import DEFAULT_NAMESPACE, Namespace, RequestId
+from radixserve.sampling.grammar_compiler import GrammarCompiler
 from radixserve.sampling.params import SamplingParams
+from radixserve.sampling.token_table import token_table
 from radixserve.text.tokenizer import Tokenizer
-from radixserve.types import MAX_KEEP_S, NO_HINTS, CacheHints, EngineInfo, EngineRequest
+from radixserve.types import (
+    MAX_KEEP_S,
+    MAX_PRIORITY,
+    NO_HINTS,
+    CacheHints,
+    EngineInfo,
+    EngineRequest,
+)
+
+MAX_PROMPT_LOGPROBS: Final = 2**19
+"""Most log-probabilities that one prompt may be answered with, alternatives counted."""
 
 
 class Intake:
-    """Admits requests to one engine."""
+    """Admits requests to one engine. ``grammars``: compiles grammars in this process, for callers
+    who may write what they like; otherwise they are tried in another one."""
 
-    def __init__(self, info: EngineInfo, tokenizer: Tokenizer) -> None:
+    def __init__(
+        self, info: EngineInfo, tokenizer: Tokenizer, grammars: GrammarCompiler | None = None
+    ) -> None:
         self._info = info
         self._tokenizer = tokenizer
+        guard = GrammarGuard(lambda: token_table(tokenizer, info.vocab_size))
+        self._check_grammar = guard.check if grammars is None else grammars.compile
 
     def admit(
         self,
@@ -60,9 +80,24 @@ class Intake:
                 f"[0, {MAX_KEEP_S}]",
                 param="cache_control",
             )
+        for mark in hints.marks:
+            if not 1 <= mark.num_tokens <= len(prompt_ids) or not 0 < mark.keep_s <= MAX_KEEP_S:
+                raise InvalidRequestError(
+                    f"cache_control asks to keep the first {mark.num_tokens} tokens for "
+                    f"{mark.keep_s} s; the prompt has {len(prompt_ids)} tokens, and the time must "
+                    f"lie in (0, {MAX_KEEP_S}]",
+                    param="cache_control",
+                )
+        if not -MAX_PRIORITY <= priority <= MAX_PRIORITY:
+            raise InvalidRequestError(
+                f"priority is {priority}; it must lie in [-{MAX_PRIORITY}, {MAX_PRIORITY}], and "
+                "the smaller goes first",
+                param="priority",
+            )
         stop_token_ids = self._check_ids(params.stop_token_ids, "stop_token_ids").tolist()
         biased_ids = self._check_ids(list(params.logit_bias), "logit_bias").tolist()
         prompt, max_tokens = self._check_prompt(prompt_ids, params)
+        _check_scores(len(prompt), params)
         end_token_ids = set(stop_token_ids)
         if not params.ignore_eos:
             # Checkpoints disagree with themselves about what ends an answer; each opinion counts,
@@ -89,6 +124,16 @@ class Intake:
             tenant=tenant,
             priority=priority,
         )
+
+    def check_grammar(self, params: SamplingParams) -> None:
+        """Try the request's grammar, if it has one, so that a bad one is refused before anything is
+        started. To be called before ``admit``, in a thread where others wait.
+
+        *Raises* ``InvalidRequestError`` (param "grammar", code "invalid_grammar"). *Cost*: see
+        ``grammar_guard.py``; nothing for one that was checked lately.
+        """
+        if params.grammar is not None:
+            self._check_grammar(params.grammar)
 
     def check_prompt(self, prompt_ids: Sequence[int]) -> list[int]:
         """The prompt, validated as one that one token is to follow. *Raises* as ``admit``."""
@@ -181,3 +226,16 @@ class Intake:
         token."""
         text = self._tokenizer.token_text(token_id)
         return f"{token_id} ({text!r})" if text else str(token_id)
+
+
+def _check_scores(num_prompt: int, params: SamplingParams) -> None:
+    if params.prompt_logprobs is None:
+        return
+    wanted = num_prompt * (params.prompt_logprobs + 1)
+    if wanted > MAX_PROMPT_LOGPROBS:
+        raise InvalidRequestError(
+            f"prompt_logprobs is {params.prompt_logprobs}, which for your prompt of {num_prompt} "
+            f"tokens makes {wanted} log-probabilities; at most {MAX_PROMPT_LOGPROBS} are told. "
+            "Lower it or shorten the prompt",
+            param="prompt_logprobs",
+        )

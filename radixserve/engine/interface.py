@@ -49,6 +49,21 @@ class TextDelta:
     error: str | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineHealth:
+    """How the engine process is. It is restarted when it dies, and requests go on."""
+
+    is_up: bool
+    """There is one, and it has loaded the model."""
+    is_ready: bool
+    """It has said something in the last half minute, and takes requests."""
+    has_given_up: bool = False
+    """It died and does not come back."""
+    num_restarts: int = 0
+    num_resumed_requests: int = 0
+    """Requests that were in a process when it died, and went on in another."""
+
+
 class TextStream(Protocol):
     """The deltas of all choices of one request, in the order in which they became known.
 
@@ -57,6 +72,8 @@ class TextStream(Protocol):
     """
 
     request_id: RequestId
+    queued_s: float | None
+    """How long it waited for its first admission; None as long as that has not come."""
 
     def __aiter__(self) -> AsyncIterator[TextDelta]: ...
 
@@ -88,7 +105,12 @@ class Engine(Protocol):
 
     @property
     def is_alive(self) -> bool:
-        """False once the engine process has ended."""
+        """False once the engine has ended for good: closed, or given up."""
+        ...
+
+    @property
+    def health(self) -> EngineHealth:
+        """How the engine process is at this moment."""
         ...
 
     async def submit(
@@ -101,13 +123,17 @@ class Engine(Protocol):
         tenant: str = "",
         priority: int = 0,
         deadline_s: float | None = None,
+        follows: RequestId | None = None,
         continues_prompt: bool = False,
         visible_ids: frozenset[int] = frozenset(),
     ) -> TextStream:
-        """Start a request. Returns as soon as it is accepted.
+        """Start a request. Returns as soon as it is accepted, also while the engine restarts.
 
-        ``tenant``: on whose account; ``priority``: smaller goes first. ``deadline_s``: how many
-        seconds it has from now; then its stream raises ``DeadlineError``.
+        ``tenant``: on whose account; ``priority``: smaller goes first, among the same tenant's.
+        ``deadline_s``: how many seconds it has from now; then its stream raises ``DeadlineError``.
+
+        ``follows``: another prompt of the same client's request, which was accepted. It is not
+        refused for what waits: whoever sends many prompts at once would never be served.
 
         ``continues_prompt``: the answer's text goes on from the prompt's (a completion) rather than
         being one of its own (a chat): see ``Detokenizer``. ``visible_ids``: special tokens that are
@@ -115,6 +141,15 @@ class Engine(Protocol):
 
         *Raises* ``InvalidRequestError`` (``ContextLengthError`` if it cannot fit),
         ``OverloadedError``, ``ShuttingDownError``, ``EngineDeadError``; then nothing was started.
+        """
+        ...
+
+    def set_public_prefixes(self, prefixes: Sequence[Sequence[int]]) -> None:
+        """Let every namespace share what is cached of these token ids, and no others from now on;
+        it stays so when the engine restarts. Whether somebody has used one of them lately then
+        shows to everybody in how fast it is.
+
+        Never waits. *Raises* ``InvalidRequestError`` for ids that no prompt could begin with.
         """
         ...
 

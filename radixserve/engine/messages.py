@@ -1,7 +1,8 @@
 """What the engine process and its client say to each other, and how it is put into bytes.
 
-To the engine: ``Submit``, ``Abort``, ``WatchCache``. From it: ``Ready`` or ``Failed`` once, then a
-``Step`` after each step, and ``CacheEvents`` while it is told to. MessagePack by msgspec, typed on
+To the engine: ``Submit``, ``Abort``, ``WatchCache``, ``SetPublic``, ``Ask``, ``Ping``. From it:
+``Ready`` or ``Failed`` once, then a ``Step`` after each step, an ``Answer`` to each question, a
+``Pong`` to each ``Ping``, and ``CacheEvents`` while it is told to. MessagePack by msgspec, typed on
 both ends: a message that does not fit its type is refused by the decoder, never half understood.
 """
 
@@ -39,6 +40,12 @@ class WatchCache(msgspec.Struct, frozen=True, tag=True):
     snapshot: int | None
 
 
+class SetPublic(msgspec.Struct, frozen=True, tag=True):
+    """Let every namespace share these prefixes, and no others; for what is submitted later."""
+
+    prefixes: list[list[int]]
+
+
 class Explain(msgspec.Struct, frozen=True, tag=True):
     """What would this prompt, which intake has checked, find in the cache now?"""
 
@@ -67,6 +74,10 @@ class Ask(msgspec.Struct, frozen=True, tag=True):
     question: Question
 
 
+class Ping(msgspec.Struct, frozen=True, tag=True):
+    """Are you there? Answered between two steps by a ``Pong``."""
+
+
 class Explained(msgspec.Struct, frozen=True, tag=True):
     """Answers ``Explain``."""
 
@@ -85,7 +96,13 @@ class CacheStatsRead(msgspec.Struct, frozen=True, tag=True):
     stats: CacheStats
 
 
-Reply = Explained | Cleared | CacheStatsRead
+class NotAnswered(msgspec.Struct, frozen=True, tag=True):
+    """Answers any question: the engine could not, and goes on."""
+
+    error: str
+
+
+Reply = Explained | Cleared | CacheStatsRead | NotAnswered
 
 
 class Answer(msgspec.Struct, frozen=True, tag=True):
@@ -113,6 +130,8 @@ class Step(msgspec.Struct, frozen=True, tag=True):
 
     deltas: list[TokenDelta]
     stats: EngineStats
+    admitted: list[RequestId] = []
+    """Who left the queue for the first time in it."""
 
 
 class CacheEvents(msgspec.Struct, frozen=True, tag=True):
@@ -123,8 +142,16 @@ class CacheEvents(msgspec.Struct, frozen=True, tag=True):
     snapshot: int | None = None
 
 
-ToEngine = Submit | Abort | WatchCache | Ask
-FromEngine = Ready | Failed | Step | CacheEvents | Answer
+class WatchFailed(msgspec.Struct, frozen=True, tag=True):
+    """Watching the cache has failed, and has ended for everybody. The engine goes on."""
+
+
+class Pong(msgspec.Struct, frozen=True, tag=True):
+    """Answers ``Ping``."""
+
+
+ToEngine = Submit | Abort | WatchCache | SetPublic | Ask | Ping
+FromEngine = Ready | Failed | Step | CacheEvents | WatchFailed | Answer | Pong
 
 _encoder = msgspec.msgpack.Encoder()
 _to_engine = msgspec.msgpack.Decoder(ToEngine)

@@ -5,7 +5,7 @@ process reads its settings (one line of JSON) from standard input, loads the mod
 client's socket, and then alternates between messages and steps:
 
     drain messages -> step -> send what it added -> drain messages -> ...      (while there is work)
-    wait for a message                                                         (while there is none)
+    wait for a message, or for a grammar that a thread compiles                (while there is none)
 
 Standard input stays open as long as the client lives; its end means that nobody is left to serve,
 and the process ends, however the client died. Signals that ask to stop may reach every process at
@@ -31,14 +31,22 @@ from radixserve.engine.messages import (
     CacheEvents,
     Failed,
     FromEngine,
+    NotAnswered,
+    Ping,
+    Pong,
+    Question,
     Ready,
+    Reply,
+    SetPublic,
     Step,
     Submit,
     WatchCache,
+    WatchFailed,
     decode_to_engine,
     encode,
 )
 from radixserve.engine.questions import reply_to
+from radixserve.engine.wake import Wake
 from radixserve.errors import RadixServeError
 from radixserve.types import TokenDelta
 
@@ -53,6 +61,8 @@ def main() -> int:
     endpoint, log_level = sys.argv[1:]
     logging.basicConfig(level=int(log_level), format="%(levelname)s engine: %(message)s")
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # What reloads a server is sent to all of its processes by some service managers.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     config = msgspec.json.decode(sys.stdin.buffer.readline(), type=EngineConfig)
     with zmq.Context() as context, context.socket(zmq.PAIR) as socket:
         socket.setsockopt(zmq.LINGER, LINGER_MS)
@@ -70,28 +80,35 @@ def main() -> int:
         # Not before: while the model loads there is nothing to drain.
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         _send(socket, Ready(core.info))
-        _serve(core, socket)
+        with Wake() as wake:
+            core.call_when_compiled(wake.ring)
+            _serve(core, socket, wake)
     return 0
 
 
-def _serve(core: EngineCore, socket: "zmq.Socket[bytes]") -> None:
+def _serve(core: EngineCore, socket: "zmq.Socket[bytes]", wake: Wake) -> None:
     """Alternate between messages and steps until the client is gone."""
     poller = zmq.Poller()
     poller.register(socket, zmq.POLLIN)
     poller.register(sys.stdin.fileno(), zmq.POLLIN)
+    poller.register(wake.fd, zmq.POLLIN)
     while True:
-        ready = dict(poller.poll(0 if core.has_work else None))
+        ready = dict(poller.poll(0 if core.can_step else None))
         if sys.stdin.fileno() in ready:
             logger.info("the client is gone; the engine ends")
             return
         deltas: list[TokenDelta] = []
         if socket in ready:
             deltas += _drain(core, socket)
-        had_work = core.has_work
-        deltas += core.step()
+        if wake.fd in ready:
+            wake.clear()
+        had_work, can_step = core.has_work, core.can_step
+        # Otherwise it would wait for grammars, and not hear messages.
+        if can_step:
+            deltas += core.step()
         # Also without deltas: the figures must not stand still while a long prompt is computed.
         if had_work or deltas:
-            _send(socket, Step(deltas, core.stats()))
+            _send(socket, Step(deltas, core.stats(), core.admitted if can_step else []))
         _send_cache_events(core, socket)
 
 
@@ -113,9 +130,32 @@ def _drain(core: EngineCore, socket: "zmq.Socket[bytes]") -> list[TokenDelta]:
             case WatchCache(number):
                 # What came before it goes first, to those who watch already.
                 _send_cache_events(core, socket)
-                _send(socket, CacheEvents(core.watch_cache(), number))
+                _send(socket, _watch(core, number))
+            case SetPublic(prefixes):
+                core.set_public_prefixes(prefixes)
             case Ask(number, question):
-                _send(socket, Answer(number, reply_to(core, question)))
+                _send(socket, Answer(number, _reply(core, question)))
+            case Ping():
+                _send(socket, Pong())
+
+
+def _reply(core: EngineCore, question: Question) -> Reply:
+    """The reply, or that there is none: a question must not cost anybody an answer."""
+    try:
+        return reply_to(core, question)
+    except Exception as error:
+        logger.exception("a question could not be answered: %s", type(question).__name__)
+        return NotAnswered(f"{type(error).__name__}: {error}")
+
+
+def _watch(core: EngineCore, number: int | None) -> CacheEvents | WatchFailed:
+    """A snapshot of the cache, whose events are noted from now on; or that this has failed."""
+    try:
+        return CacheEvents(core.watch_cache(), number)
+    except Exception:
+        logger.exception("the cache cannot be watched")
+        core.unwatch_cache()
+        return WatchFailed()
 
 
 def _send_cache_events(core: EngineCore, socket: "zmq.Socket[bytes]") -> None:

@@ -33,6 +33,8 @@ class BatchRow(NamedTuple):
     pending: int | None = None
     """Where the row's last token is not known to the host: its index in the tokens that the step
     before samples."""
+    num_scores: int = 0
+    """After how many of the row's tokens, from its first on, the logits are wanted besides."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +103,11 @@ class BatchBuilder:
         pages = table[row_of_token, positions // page_size].astype(np.int64)
         slots = pages * page_size + positions % page_size
         wanted = [number + 1 for number, row in enumerate(rows) if row.wants_logits]
+        scored = [
+            np.arange(row.num_scores) + first
+            for row, first in zip(rows, query_start_host, strict=False)
+            if row.num_scores
+        ]
         there = self._transfer.put(
             input_ids,
             positions,
@@ -108,7 +115,7 @@ class BatchBuilder:
             query_start,
             context_lens,
             table,
-            query_start[wanted].astype(np.int64) - 1,
+            np.concatenate([query_start[wanted].astype(np.int64) - 1, *scored]),
             np.array(unknown, dtype=np.int64),
             np.array(pending, dtype=np.int64),
         )

@@ -23,6 +23,7 @@ import torch
 from radixserve.attention.base import AttentionBackend, ForwardBatch, GraphAttention
 from radixserve.cache.prefix_cache import PageCopy
 from radixserve.config import BatchLimits
+from radixserve.device.lost import losing_device
 from radixserve.device.transfer import Fetch, Transfer
 from radixserve.ids import PageId
 from radixserve.model.causal_lm import CausalLM
@@ -34,8 +35,9 @@ from radixserve.runner.kv_tensors import KVTensors
 from radixserve.sampling.noise import choice_seed
 from radixserve.sampling.row import SampleRow
 from radixserve.sampling.sampler import Sampler, Samples
+from radixserve.sampling.scoring import ScoreRow, Scores, launch_scores
 from radixserve.scheduler.plan import PlannedRow, StepPlan, StepResult
-from radixserve.types import SampledToken
+from radixserve.types import SampledToken, TokenLogprob
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,17 +60,26 @@ class RunnerInfo:
 class LaunchedStep:
     """A step under way."""
 
-    def __init__(self, rows: Sequence[PlannedRow], samples: Samples | None, end: Fetch) -> None:
+    def __init__(
+        self,
+        rows: Sequence[PlannedRow],
+        samples: Samples | None,
+        scores: Scores | None,
+        end: Fetch,
+    ) -> None:
         self._rows = rows
         self._samples = samples
+        self._scores = scores
         self._end = end
 
     def wait(self) -> StepResult:
         """What the step sampled. Blocks until the step has run, also where it sampled nothing:
-        whoever launches must not run away from the device."""
-        self._end.wait()
-        sampled = self._samples.wait() if self._samples is not None else []
-        return StepResult(_by_row(self._rows, sampled))
+        whoever launches must not run away from the device. *Raises* ``DeviceLostError``."""
+        with losing_device():
+            self._end.wait()
+            sampled = self._samples.wait() if self._samples is not None else []
+            scores = self._scores.wait() if self._scores is not None else []
+        return StepResult(_by_row(self._rows, sampled), _scores_by_row(self._rows, scores))
 
 
 class ModelRunner:
@@ -105,20 +116,31 @@ class ModelRunner:
         """Queue one step. Its plan has at least one row.
 
         *Mutates* the KV tensors: first the targets of ``plan.copies``, then the slots of the rows'
-        tokens.
+        tokens. *Raises* ``DeviceLostError``.
         """
-        with torch.inference_mode():
+        with losing_device(), torch.inference_mode():
             self._kv.copy_pages(plan.copies)
             built = self._batches.build([self._batch_row(row) for row in plan.rows])
             built.fill_in(self._sampled)
-            logits = self._forward(built.batch)
+            score_rows = _score_rows(plan.rows)
+            hidden = self._forward(built.batch, by_recording=not score_rows)
             sample_rows = self._sample_rows(plan.rows)
-            samples = None
+            num_sampled = sum(row.num_samples > 0 for row in plan.rows)
+            samples = scores = None
             if sample_rows:
+                logits = self._model.logits(hidden[:num_sampled])
                 samples = self._sampler.launch(logits, sample_rows, self._sampled)
+            if score_rows:
+                scores = launch_scores(
+                    hidden[num_sampled:],
+                    self._model.logits,
+                    score_rows,
+                    self._transfer,
+                    vocab_size=self.info.vocab_size,
+                )
         self._sampled = samples.token_ids if samples is not None else None
         self._pending = _pending_tokens(plan.rows)
-        return LaunchedStep(plan.rows, samples, self._transfer.fetch())
+        return LaunchedStep(plan.rows, samples, scores, self._transfer.fetch())
 
     def run(self, plan: StepPlan) -> StepResult:
         """Launch a step and wait for it."""
@@ -141,8 +163,8 @@ class ModelRunner:
                 row = BatchRow(token_ids, start, count, pages, wants_logits=True, pending=pending)
                 built = self._batches.build([row])
                 built.fill_in(sampled)
-                logits = self._forward(built.batch)
-            self._sampler.warm_up(logits)
+                hidden = self._forward(built.batch, by_recording=True)
+            self._sampler.warm_up(self._model.logits(hidden))
             if self._kv.num_pages > 1:
                 self._kv.copy_pages([PageCopy(PageId(0), PageId(1))])
 
@@ -173,13 +195,15 @@ class ModelRunner:
             graphs.record(forward, recorder, sizes, progress=progress)
         self._graphs = graphs
 
-    def _forward(self, batch: ForwardBatch) -> torch.Tensor:
-        """Logits [S, V] of a batch, by a recording if there is one for it."""
+    def _forward(self, batch: ForwardBatch, *, by_recording: bool) -> torch.Tensor:
+        """Hidden states [S, hidden_size] of a batch; if it may be, by a recording that fits it."""
         plan = self._attention.plan(batch)
-        hidden = self._graphs.run(batch, plan) if self._graphs is not None else None
+        hidden = None
+        if by_recording and self._graphs is not None:
+            hidden = self._graphs.run(batch, plan)
         if hidden is None:
             hidden = self._model.hidden(batch, self._kv.layers, self._attention, self._ops, plan)
-        return self._model.logits(hidden)
+        return hidden
 
     def _batch_row(self, row: PlannedRow) -> BatchRow:
         request = row.request
@@ -192,6 +216,7 @@ class ModelRunner:
             request.lease.page_table,
             row.num_samples > 0,
             self._pending[request] if end > request.num_tokens else None,
+            row.num_scores,
         )
 
     def _sample_rows(self, rows: Sequence[PlannedRow]) -> list[SampleRow]:
@@ -219,13 +244,29 @@ class ModelRunner:
                         pending=self._pending[request] if position > len(token_ids) else None,
                         banned_ids=_banned_ids(request, position),
                         choice=request,
+                        mask=request.constraint,
                     )
                 )
             logits_row += 1
         return sample_rows
 
 
+def _score_rows(rows: Sequence[PlannedRow]) -> list[ScoreRow]:
+    """Every run of prompt tokens to be scored, in the order of the rows."""
+    return [
+        ScoreRow(
+            row.request.token_ids[row.start + 1 : row.start + 1 + row.num_scores].copy(),
+            row.request.params.prompt_logprobs or 0,
+        )
+        for row in rows
+        if row.num_scores
+    ]
+
+
 def _banned_ids(request: Request, position: int) -> Collection[int]:
+    if request.constraint is not None:
+        # Its mask says when it may end: whoever can do nothing else must.
+        return ()
     if position - request.num_prompt_tokens < request.params.min_tokens:
         return request.stop_token_ids
     return ()
@@ -241,6 +282,15 @@ def _pending_tokens(rows: Sequence[PlannedRow]) -> dict[Request, int]:
             pending[row.request] = index
         index += row.num_samples
     return pending
+
+
+def _scores_by_row(
+    rows: Sequence[PlannedRow], scores: Sequence[tuple[TokenLogprob, ...]]
+) -> tuple[tuple[TokenLogprob, ...], ...]:
+    if not scores:
+        return ()
+    found = iter(scores)
+    return tuple(next(found) if row.num_scores else () for row in rows)
 
 
 def _by_row(

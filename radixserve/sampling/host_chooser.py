@@ -1,8 +1,8 @@
 """Choosing tokens with torch on a CPU, where nothing is asynchronous and looking costs nothing.
 
 Rows that need no more than the greatest raw logit get no more. The others are processed in float32,
-a few at a time. What depends on the data (how many candidates a row needs, which rows are sound) is
-looked up as it comes.
+a few at a time; last come those with masks, which may still be in the making. What depends on the
+data (how many candidates a row needs, which rows are sound) is looked up as it comes.
 """
 
 from collections.abc import Sequence
@@ -15,6 +15,7 @@ from radixserve.sampling.noise import uniform
 from radixserve.sampling.penalties import adjust_logits
 from radixserve.sampling.row import SampleRow, changes_logits
 from radixserve.sampling.seen_tokens import SeenTokens
+from radixserve.sampling.token_mask import forbid_on_host, pack
 from radixserve.sampling.truncation import draw_truncated, needs_ranking
 
 MAX_PROCESSED_LOGITS = 1 << 21
@@ -34,32 +35,37 @@ class HostChooser:
         """As ``Chooser``.
 
         *Cost*: one pass over the logits where every row is greedy and asks for nothing else; a few
-        otherwise, and a partial ranking of rows with top-k or top-p.
+        otherwise, and a partial ranking of rows with top-k or top-p. Waits for masks.
         """
         chosen = Chosen(
             torch.empty(len(rows), dtype=torch.int64), torch.empty(len(rows), dtype=torch.bool)
         )
         plain = [number for number, row in enumerate(rows) if _is_plain(row)]
-        other = [number for number, row in enumerate(rows) if not _is_plain(row)]
+        masked = [number for number, row in enumerate(rows) if row.mask is not None]
+        other = [n for n, row in enumerate(rows) if row.mask is None and not _is_plain(row)]
         if plain:
             indices = [rows[number].logits_row for number in plain]
             everything = indices == list(range(len(logits)))
             best, ids = _argmax(logits if everything else logits[torch.tensor(indices)])
             _fill(chosen, plain, ids, best.isfinite())
         step = max(1, MAX_PROCESSED_LOGITS // self._vocab_size)
-        for first in range(0, len(other), step):
-            numbers = other[first : first + step]
-            ids, is_sound = self._process([rows[n] for n in numbers], logits, previous)
-            _fill(chosen, numbers, ids, is_sound)
+        for group in (other, masked):
+            for first in range(0, len(group), step):
+                numbers = group[first : first + step]
+                ids, is_sound = self._process([rows[n] for n in numbers], logits, previous)
+                _fill(chosen, numbers, ids, is_sound)
         return chosen
 
     def _process(
         self, rows: Sequence[SampleRow], logits: torch.Tensor, previous: torch.Tensor | None
     ) -> Chosen:
-        """Rows that need more than the greatest raw logit."""
+        """Rows that need more than the greatest raw logit: all of them have masks, or none has."""
         processed = logits[torch.tensor([row.logits_row for row in rows])].float()
         if any(changes_logits(row) for row in rows):
             adjust_logits(processed, rows, self.seen_tokens, previous)
+        masks = [row.mask for row in rows if row.mask is not None]
+        if masks:
+            forbid_on_host(processed, pack(masks))
         best, chosen = _argmax(processed)
         is_sound = best.isfinite()
         numbers = [n for n, row in enumerate(rows) if row.params.temperature]
@@ -111,7 +117,7 @@ class HostChooser:
 
 def _is_plain(row: SampleRow) -> bool:
     """Whether the row's token is the greatest raw logit and nothing else is asked for."""
-    return not row.params.temperature and not changes_logits(row)
+    return row.mask is None and not row.params.temperature and not changes_logits(row)
 
 
 def _argmax(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -2,7 +2,8 @@
 
 Three launches choose the tokens of all rows, greedy or drawn, truncated or not (``sample``). Only
 if some row has penalties, bias or bans, the logits of all rows are adjusted first, and tokens
-chosen from them, a slice of rows after the other.
+chosen from them, a slice of rows after the other. Rows with masks are apart from all this: nothing
+is done to the others on their account. Their logits are adjusted, masked and chosen from last.
 """
 
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from radixserve.sampling.chooser import COLDEST, Chosen
 from radixserve.sampling.kernel_penalties import KernelPenalties
 from radixserve.sampling.noise import uniform
 from radixserve.sampling.row import SampleRow, changes_logits
+from radixserve.sampling.token_mask import forbid, pack
 from radixserve_kernels.sample.kernel import sample_tokens
 
 MAX_ADJUSTED_LOGITS = 1 << 24
@@ -36,20 +38,50 @@ class KernelChooser:
 
         *Cost*: one packed copy to the device and the kernels' own. In a step in which some row
         changes its logits, these for every slice of ``MAX_ADJUSTED_LOGITS``; also
-        ``KernelPenalties.adjust``, and 4 bytes per logit of one slice.
+        ``KernelPenalties.adjust``, and 4 bytes per logit of one slice. The same for the rows with
+        masks, which are waited for on the host, and 2 bytes more per logit.
         """
+        masked = [number for number, row in enumerate(rows) if row.mask is not None]
+        if not masked:
+            return self._choose_unmasked(logits, rows, previous)
+        unmasked = [number for number, row in enumerate(rows) if row.mask is None]
+        parts = []
+        if unmasked:
+            parts.append(self._choose_unmasked(logits, [rows[n] for n in unmasked], previous))
+        parts.append(self._choose_adjusted(logits, [rows[n] for n in masked], previous))
+        (places,) = self._transfer.put(np.argsort(np.array(unmasked + masked, dtype=np.int64)))
+        return Chosen(
+            *(torch.cat(tensors).index_select(0, places) for tensors in zip(*parts, strict=True))
+        )
+
+    def _choose_unmasked(
+        self, logits: torch.Tensor, rows: Sequence[SampleRow], previous: torch.Tensor | None
+    ) -> Chosen:
         if not any(changes_logits(row) for row in rows):
             return self._choose(logits, [row.logits_row for row in rows], rows)
+        return self._choose_adjusted(logits, rows, previous)
+
+    def _choose_adjusted(
+        self, logits: torch.Tensor, rows: Sequence[SampleRow], previous: torch.Tensor | None
+    ) -> Chosen:
+        """From logits with penalties, biases, bans, and masks if these rows have any."""
         self.penalties.tally_pool.make_room(rows)
         step = max(1, MAX_ADJUSTED_LOGITS // self._vocab_size)
         parts = []
         for first in range(0, len(rows), step):
             some = rows[first : first + step]
             # The adjusted logits get no name, which would keep them while the next are made.
-            parts.append(
-                self._choose(self.penalties.adjust(logits, some, previous), range(len(some)), some)
-            )
+            parts.append(self._choose(self._adjust(logits, some, previous), range(len(some)), some))
         return Chosen(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
+
+    def _adjust(
+        self, logits: torch.Tensor, rows: Sequence[SampleRow], previous: torch.Tensor | None
+    ) -> torch.Tensor:
+        adjusted = self.penalties.adjust(logits, rows, previous)
+        masks = [row.mask for row in rows if row.mask is not None]
+        if masks:
+            forbid(adjusted, *self._transfer.put(pack(masks)))
+        return adjusted
 
     def _choose(
         self, logits: torch.Tensor, logits_rows: Sequence[int], rows: Sequence[SampleRow]

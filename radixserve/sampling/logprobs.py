@@ -63,7 +63,12 @@ def launch_logprobs(
 def _logprobs(
     logits: torch.Tensor, logits_rows: torch.Tensor, chosen: torch.Tensor, count: int
 ) -> LogprobTensors:
-    raw = logits.index_select(0, logits_rows).float()
+    return logprobs_of(logits.index_select(0, logits_rows).float(), chosen, count)
+
+
+def logprobs_of(raw: torch.Tensor, chosen: torch.Tensor, count: int) -> LogprobTensors:
+    """Of the tokens ``chosen``, int64[L], by the raw logits float32 [L, V], and of the ``count``
+    likeliest. Never waits for the device."""
     norm = raw.logsumexp(dim=-1, keepdim=True)
     own = (raw.gather(1, chosen.unsqueeze(-1)) - norm).squeeze(-1)
     values, ids = raw.topk(count, dim=-1)

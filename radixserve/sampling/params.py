@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from numbers import Integral, Real
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 from radixserve.errors import InvalidRequestError
 from radixserve.sampling.grammar import GrammarSpec
@@ -36,6 +36,36 @@ _NUMBERS: Mapping[str, type[int] | type[float]] = MappingProxyType(
         "prompt_logprobs": int,
     }
 )
+
+
+class Limits(NamedTuple):
+    """The least and the greatest value that a field may have."""
+
+    low: float
+    high: float
+    open_low: bool = False
+    """The least itself is too little."""
+
+
+LIMITS: Mapping[str, Limits] = MappingProxyType(
+    {
+        "n": Limits(1, MAX_CHOICES),
+        "temperature": Limits(0.0, 100.0),
+        "top_k": Limits(-1, 2**31 - 1),
+        "top_p": Limits(0.0, 1.0, open_low=True),
+        "min_p": Limits(0.0, 1.0),
+        "repetition_penalty": Limits(0.01, 100.0),
+        "presence_penalty": Limits(-2.0, 2.0),
+        "frequency_penalty": Limits(-2.0, 2.0),
+        "max_tokens": Limits(1, 2**31 - 1),
+        "min_tokens": Limits(0, 2**31 - 1),
+        "logprobs": Limits(0, MAX_LOGPROBS),
+        "prompt_logprobs": Limits(0, MAX_LOGPROBS),
+        "seed": Limits(-(2**63), 2**64 - 1),
+    }
+)
+"""Of the numbers among the fields of ``SamplingParams``."""
+
 _FLAGS = ("ignore_eos", "skip_special_tokens", "include_stop")
 
 
@@ -117,39 +147,15 @@ class SamplingParams:
                 raise InvalidRequestError(
                     f"{name} is {getattr(self, name)!r}; it must be True or False", param=name
                 )
-        _check_range("n", self.n, 1, MAX_CHOICES)
-        _check_range("temperature", self.temperature, 0.0, 100.0)
-        _check_range("top_k", self.top_k, -1, 2**31 - 1)
-        _check_range("top_p", self.top_p, 0.0, 1.0, open_low=True)
-        _check_range("min_p", self.min_p, 0.0, 1.0)
-        _check_range("repetition_penalty", self.repetition_penalty, 0.0, 100.0, open_low=True)
-        _check_range("presence_penalty", self.presence_penalty, -2.0, 2.0)
-        _check_range("frequency_penalty", self.frequency_penalty, -2.0, 2.0)
-        _check_range("max_tokens", self.max_tokens, 1, 2**31 - 1)
-        _check_range("min_tokens", self.min_tokens, 0, 2**31 - 1)
-        _check_range("logprobs", self.logprobs, 0, MAX_LOGPROBS)
-        _check_range("prompt_logprobs", self.prompt_logprobs, 0, MAX_LOGPROBS)
-        _check_range("seed", self.seed, -(2**63), 2**64 - 1)
+        for name in LIMITS:
+            _check_range(name, getattr(self, name))
         if self.max_tokens is not None and self.min_tokens > self.max_tokens:
             raise InvalidRequestError(
                 f"min_tokens ({self.min_tokens}) is greater than max_tokens ({self.max_tokens}); "
                 "lower it or raise max_tokens",
                 param="min_tokens",
             )
-        if len(stop) > MAX_STOP_STRINGS:
-            raise InvalidRequestError(
-                f"stop has {len(stop)} strings; at most {MAX_STOP_STRINGS} are accepted",
-                param="stop",
-            )
-        for string in stop:
-            if not isinstance(string, str) or not string:
-                raise InvalidRequestError("stop holds an empty or non-string entry", param="stop")
-            if len(string) > MAX_STOP_STRING_CHARS:
-                raise InvalidRequestError(
-                    f"a stop string has {len(string)} characters; "
-                    f"at most {MAX_STOP_STRING_CHARS} are accepted",
-                    param="stop",
-                )
+        _check_stop(stop)
         given: Any = {} if self.logit_bias is None else self.logit_bias
         if not isinstance(given, Mapping):
             raise InvalidRequestError(
@@ -210,15 +216,31 @@ def _as_plain(kind: type[int] | type[float], name: str, value: Any) -> float:
         raise InvalidRequestError(f"{name} holds a number that is too large", param=name) from None
 
 
-def _check_range(
-    name: str, value: float | None, low: float, high: float, *, open_low: bool = False
-) -> None:
-    """Raise unless ``value`` is None or in ``[low, high]`` (``(low, high]`` if ``open_low``)."""
+def _check_stop(stop: tuple[Any, ...]) -> None:
+    if len(stop) > MAX_STOP_STRINGS:
+        raise InvalidRequestError(
+            f"stop has {len(stop)} strings; at most {MAX_STOP_STRINGS} are accepted",
+            param="stop",
+        )
+    for string in stop:
+        if not isinstance(string, str) or not string:
+            raise InvalidRequestError("stop holds an empty or non-string entry", param="stop")
+        if len(string) > MAX_STOP_STRING_CHARS:
+            raise InvalidRequestError(
+                f"a stop string has {len(string)} characters; "
+                f"at most {MAX_STOP_STRING_CHARS} are accepted",
+                param="stop",
+            )
+
+
+def _check_range(name: str, value: float | None) -> None:
+    """Raise unless ``value`` is None or within the limits of its field."""
     if value is None:
         return
+    limits = LIMITS[name]
     # `not (low <= value)` also catches NaN, which compares false with everything.
-    if not low <= value <= high or (open_low and value == low):
-        bracket = "(" if open_low else "["
+    if not limits.low <= value <= limits.high or (limits.open_low and value == limits.low):
+        bracket = "(" if limits.open_low else "["
         raise InvalidRequestError(
-            f"{name} is {value}; it must lie in {bracket}{low}, {high}]", param=name
+            f"{name} is {value}; it must lie in {bracket}{limits.low}, {limits.high}]", param=name
         )

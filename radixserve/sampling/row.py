@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from radixserve.ids import TokenArray
 from radixserve.sampling.params import SamplingParams
+from radixserve.sampling.token_mask import TokenMask
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,8 @@ class SampleRow:
     found, if the host does not know it yet. It belongs after ``output_ids``."""
     banned_ids: Collection[int]
     """Ids that must not be chosen now: the stop tokens of a request below its ``min_tokens``."""
+    mask: TokenMask | None = None
+    """All that may be chosen now, if not everything: of a request with a grammar."""
 
 
 def has_penalties(row: SampleRow) -> bool:

@@ -2,9 +2,10 @@
 
 A row's token is a function of its own logits, parameters, history and (seed, position); never of
 the rows beside it. Logits are processed in float32, in this order: penalties, bias, bans
-(``penalties.py``); temperature; top-k, top-p, min-p (``truncation.py``); then the one uniform
-number of (seed, position) picks a token, in the order of ids (``noise.py``, ``draw.py``).
-Temperature 0 takes the greatest processed logit, the lowest id among equals.
+(``penalties.py``); masks (``token_mask.py``); temperature; top-k, top-p, min-p
+(``truncation.py``); then the one uniform number of (seed, position) picks a token, in the order of
+ids (``noise.py``, ``draw.py``). Temperature 0 takes the greatest processed logit, the lowest id
+among equals.
 
 Reported log-probabilities are the model's own: the log-softmax of the raw logits.
 

@@ -14,12 +14,12 @@ from dataclasses import replace
 
 from radixserve.cache.prefix_cache import Finding, PrefixCache
 from radixserve.errors import OutOfPagesError
-from radixserve.ids import Namespace, TokenArray
+from radixserve.ids import Namespace, RequestId, TokenArray
 from radixserve.request import Request, Status
+from radixserve.scheduler.fair_queue import FairQueue
 from radixserve.scheduler.policy import MAX_PASSED_OVER, MAX_PROBES, NUM_REFRESHED
 from radixserve.scheduler.producers import Producers
 from radixserve.scheduler.running import Running
-from radixserve.scheduler.waiting import WaitingQueue
 from radixserve.types import CacheReport, MissCause
 
 
@@ -29,7 +29,7 @@ class Admission:
     def __init__(
         self,
         cache: PrefixCache,
-        waiting: WaitingQueue,
+        waiting: FairQueue,
         producers: Producers,
         running: Running,
         *,
@@ -50,6 +50,8 @@ class Admission:
         """Those of these that were computed while the request waited for them."""
         self.causes: Counter[MissCause] = Counter()
         """First admissions by the cause of their miss."""
+        self.admitted: list[RequestId] = []
+        """Who was admitted for the first time since somebody emptied this."""
 
     def wait(self, request: Request, *, preempted: bool = False) -> None:
         """Queue a request that is new, was preempted, or found no room to fork."""
@@ -78,7 +80,9 @@ class Admission:
                 # comes up again if it still is.
                 self._waiting.estimate(request, num_cached_tokens)
                 continue
-            production = self._producers.find(request, num_cached_tokens)
+            production = None
+            if not request.is_to_score:
+                production = self._producers.find(request, num_cached_tokens)
             if production is not None:
                 self._waiting.defer(request, production.producer, production.num_shared_tokens)
                 if request.num_matched_before_wait is None:
@@ -107,12 +111,17 @@ class Admission:
         finding: Finding | None = None
         if request.num_cached_tokens is None:
             # Before `acquire`: to make room it may evict what would have shown the cause.
-            finding = self.explain(
-                request.namespace, request.token_ids, whole_pages_only=whole_pages_only
+            finding = self._explain(
+                request.namespace, request.matchable_ids, whole_pages_only=whole_pages_only
             )
+            if request.is_to_score:
+                finding = replace(finding, cause="scored", evicted_s_ago=None)
         try:
             lease = cache.acquire(
-                request.namespace, request.token_ids[:-1], whole_pages_only=whole_pages_only
+                request.namespace,
+                request.matchable_ids,
+                whole_pages_only=whole_pages_only,
+                use=request.use,
             )
         except OutOfPagesError:
             return False
@@ -127,11 +136,14 @@ class Admission:
         self._running.enter(request, lease, lease.num_cached_tokens)
         return True
 
-    def explain(
-        self, namespace: Namespace, prompt: TokenArray, *, whole_pages_only: bool = False
-    ) -> Finding:
+    def explain(self, namespace: Namespace, prompt: TokenArray) -> Finding:
         """What ``prompt`` (int32[n], n >= 1) would find in the cache now, and why no more."""
-        finding = self._cache.explain(namespace, prompt[:-1], whole_pages_only=whole_pages_only)
+        return self._explain(namespace, prompt[:-1])
+
+    def _explain(
+        self, namespace: Namespace, tokens: TokenArray, *, whole_pages_only: bool = False
+    ) -> Finding:
+        finding = self._cache.explain(namespace, tokens, whole_pages_only=whole_pages_only)
         if not self._enable_prefix_cache:
             return replace(finding, cause="cache_off", evicted_s_ago=None)
         return finding
@@ -146,6 +158,8 @@ class Admission:
         self.cached_tokens += num_cached_tokens
         self.in_flight_tokens += num_in_flight
         self.causes[finding.cause] += 1
+        self.admitted.append(request.request_id)
+        self._waiting.charge(request.tenant, request.num_prompt_tokens - num_cached_tokens)
         request.cache_report = CacheReport(
             device_tokens=num_cached_tokens - num_in_flight,
             in_flight_tokens=num_in_flight,
@@ -161,8 +175,8 @@ class Admission:
         return num_pages <= self._cache.free_pages + self._cache.cached_pages
 
     def _match(self, request: Request) -> int:
-        """How many tokens of a waiting request are cached. One token must run, so never all."""
-        return self._cache.match(request.namespace, request.token_ids[:-1])
+        """How many of the tokens that a waiting request may take from the cache are there."""
+        return self._cache.match(request.namespace, request.matchable_ids)
 
     def _num_pages(self, num_tokens: int) -> int:
         return -(-num_tokens // self._cache.page_size)

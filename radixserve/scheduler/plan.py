@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from radixserve.cache.prefix_cache import PageCopy
 from radixserve.request import Request
-from radixserve.types import SampledToken
+from radixserve.types import SampledToken, TokenLogprob
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +29,9 @@ class PlannedRow:
     num_samples: int
     """How many tokens to choose from the last token's logits: 0 inside a prompt, 1 at its end and
     while decoding, ``n`` at the end of the prompt of a request that then forks."""
+    num_scores: int = 0
+    """Of how many of the row's tokens, from its first on, the logits also are to score the token
+    behind: where log-probabilities of the prompt are wanted, else 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,3 +53,6 @@ class StepResult:
     """``sampled[i]``: ``plan.rows[i].num_samples`` tokens; None where logits were not numbers."""
 
     sampled: tuple[tuple[SampledToken | None, ...], ...]
+    scores: tuple[tuple[TokenLogprob, ...], ...] = ()
+    """``scores[i]``: of the ``plan.rows[i].num_scores`` prompt tokens from ``start + 1`` on; empty
+    if no row has any."""

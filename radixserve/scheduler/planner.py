@@ -86,20 +86,21 @@ class Planner:
     def _plan_rows(self, max_chunk_tokens: int | None, rows: dict[Request, PlannedRow]) -> None:
         budget = self._max_batch_tokens
         chunks: list[Request] = []
-        is_forking = False
+        is_awaited = False
         for request in self._running.as_tuple():
             if request.status is not Status.RUNNING:
                 # The victim of one before it.
                 continue
             if awaits_update(request):
-                is_forking |= request.is_to_fork
+                is_awaited |= request.is_to_fork or request.constraint is not None
             elif _num_remaining(request) > 1:
                 chunks.append(request)
             else:
                 self._plan_row(request, 1, rows)
         budget -= len(rows)
-        # Choices that are about to fork have no row, but wait for the end of this step as streams.
-        if (rows or is_forking) and max_chunk_tokens is not None:
+        # Choices that are about to fork, and those with grammars, have no row, but wait for the end of
+        # this step as streams do.
+        if (rows or is_awaited) and max_chunk_tokens is not None:
             budget = min(budget, max_chunk_tokens)
         share = max(budget // SHORT_SHARE, min(MIN_SHORT_TOKENS, budget // 2))
         if any(_num_remaining(request) > share for request in chunks):
@@ -143,7 +144,11 @@ class Planner:
                 self._preempt(victim)
                 continue
             rows[request] = PlannedRow(
-                request, start, count, self._num_samples(request, start + count)
+                request,
+                start,
+                count,
+                num_samples=self._num_samples(request, start + count),
+                num_scores=_num_scores(request, start, start + count),
             )
             return
 
@@ -177,6 +182,13 @@ class _RoomIsInFlightError(Exception):
 def _num_remaining(request: Request) -> int:
     """Tokens known or foreseen and not yet launched."""
     return request.num_foreseen_tokens - request.num_launched_tokens
+
+
+def _num_scores(request: Request, start: int, end: int) -> int:
+    """How many of the tokens ``[start, end)`` score the prompt token behind them."""
+    if not request.is_to_score:
+        return 0
+    return max(0, min(end, request.num_prompt_tokens - 1) - start)
 
 
 def _num_planned(rows: dict[Request, PlannedRow], request: Request) -> int:

@@ -7,6 +7,13 @@ from radixserve.request import Request
 MAX_OVERTAKES = 64
 """How many later arrivals may be admitted before a request goes first (``waiting.py``)."""
 
+MAX_CLASS_WAIT = 16
+"""How many admissions a tenant's requests of one priority may be without any of their own, before
+the next one is theirs (``tenant_queue.py``)."""
+
+GENERATED_TOKEN_COST = 2
+"""What a generated token counts for where a computed token of a prompt counts 1 (``shares.py``)."""
+
 MAX_PROBES = 32
 """Most waiting requests looked at in one step. Each costs a match (tens of microseconds), and a
 step must not stall because a thousand requests queue; who is not looked at keeps its place."""
@@ -28,7 +35,8 @@ NUM_REFRESHED = 4
 
 def cheapest_victim(running: Sequence[Request]) -> Request | None:
     """Whom to preempt when pages run out: whoever has the fewest tokens computed beyond what the
-    tree will keep for sure, that is, beyond its cached prompt; the youngest among equals.
+    tree will keep for sure, that is, beyond its cached prompt; the youngest among equals. Of each
+    tenant only those with its largest priority value are asked.
 
     Never the oldest running request, which so always gets on and frees its pages in the end: that
     is why preemption cannot go on forever. None if there is nobody else. Cost: O(running).
@@ -36,8 +44,13 @@ def cheapest_victim(running: Sequence[Request]) -> Request | None:
     if len(running) < 2:
         return None
     oldest = min(running, key=_arrival)
+    others = [request for request in running if request is not oldest]
+    largest: dict[str, int] = {}
+    for request in others:
+        priority = largest.get(request.tenant, request.priority)
+        largest[request.tenant] = max(priority, request.priority)
     return min(
-        (request for request in running if request is not oldest),
+        (request for request in others if request.priority == largest[request.tenant]),
         key=lambda request: (_num_tokens_at_stake(request), -request.arrival),
     )
 
@@ -56,9 +69,12 @@ def _num_tokens_at_stake(request: Request) -> int:
 def awaits_update(request: Request) -> bool:
     """Whether nothing of a running request can be planned before a step in flight is known.
 
-    So it is if the pending token is the last that it may come to (it will never run), and if the
-    pending tokens are those at which it forks (each choice goes on from its own).
+    So it is if the pending token is the last that it may come to (it will never run), if the
+    pending tokens are those at which it forks (each choice goes on from its own), and if the answer
+    has a grammar (what may come next depends on the token).
     """
     return request.num_pending_tokens > 0 and (
-        request.is_to_fork or request.num_foreseen_tokens >= request.max_total_tokens
+        request.is_to_fork
+        or request.constraint is not None
+        or request.num_foreseen_tokens >= request.max_total_tokens
     )

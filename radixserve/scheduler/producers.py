@@ -6,12 +6,13 @@ page that it will commit:
 
     committed (in the tree)      next page         later
     |=========|=========|=========|---------|---------|----
-                                  ^ key = (namespace, page index, the page's tokens)
+                                  ^ key = (owner, page index, the page's tokens)
 
 A newcomer that matches ``m`` tokens looks under the key of *its* page ``m // P``: a request with
 the same prefix has committed exactly what the tree holds of it, so its next page is the newcomer's
 next page. Hits are verified token by token from the start: different prefixes may share a
-key.
+key. The owner of a page is its request's namespace, or everybody if all tokens up to its end are
+public; behind those nobody waits for another namespace.
 
 Knows requests' tokens, not pages or budgets. Costs: ``announce``, ``withdraw`` O(P); ``find`` O(P)
 without a hit, O(shared tokens) with one.
@@ -20,10 +21,11 @@ without a hit, O(shared tokens) with one.
 from dataclasses import dataclass
 
 from radixserve.cache.lookup import common_prefix
+from radixserve.cache.public_prefixes import PublicPrefixes
 from radixserve.ids import Namespace, TokenArray
 from radixserve.request import Request
 
-_Key = tuple[Namespace, int, bytes]
+_Key = tuple[Namespace | None, int, bytes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +39,9 @@ class Production:
 class Producers:
     """The announced next pages of all running requests. Owned by the scheduler."""
 
-    def __init__(self, page_size: int) -> None:
+    def __init__(self, page_size: int, public: PublicPrefixes) -> None:
         self._page_size = page_size
+        self._public = public
         self._by_key: dict[_Key, list[Request]] = {}
         self._keys: dict[Request, _Key] = {}
 
@@ -73,7 +76,10 @@ class Producers:
         first_whole_page = -(-num_cached_tokens // size)
         best: Production | None = None
         for producer in self._by_key.get(key, ()):
-            shared_pages = common_prefix(tokens, producer.token_ids) // size
+            num_shared = common_prefix(tokens, producer.token_ids)
+            if producer.namespace != request.namespace:
+                num_shared = min(num_shared, self._public.length(tokens))
+            shared_pages = num_shared // size
             if shared_pages > first_whole_page and (
                 best is None or shared_pages * size > best.num_shared_tokens
             ):
@@ -81,5 +87,8 @@ class Producers:
         return best
 
     def _key(self, namespace: Namespace, tokens: TokenArray, page: int) -> _Key | None:
-        run = tokens[page * self._page_size : (page + 1) * self._page_size]
-        return (namespace, page, run.tobytes()) if len(run) == self._page_size else None
+        end = (page + 1) * self._page_size
+        if len(tokens) < end:
+            return None
+        owner = None if self._public.covers(tokens[:end]) else namespace
+        return owner, page, tokens[end - self._page_size : end].tobytes()

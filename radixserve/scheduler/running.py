@@ -6,19 +6,19 @@ Owned by the scheduler, shared with admission. Costs: O(running) list operations
 """
 
 from bisect import insort
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from radixserve.cache.prefix_cache import Lease, PrefixCache
 from radixserve.cache.retention import Keep
 from radixserve.request import Request, Status
+from radixserve.scheduler.fair_queue import FairQueue
 from radixserve.scheduler.producers import Producers
-from radixserve.scheduler.waiting import WaitingQueue
 
 
 class Running:
     """Who holds pages. Iterates oldest first."""
 
-    def __init__(self, cache: PrefixCache, producers: Producers, waiting: WaitingQueue) -> None:
+    def __init__(self, cache: PrefixCache, producers: Producers, waiting: FairQueue) -> None:
         self._cache = cache
         self._producers = producers
         self._waiting = waiting
@@ -41,7 +41,7 @@ class Running:
         insort(self._requests, request, key=_arrival)
         self._producers.announce(request, lease.num_committed_tokens)
 
-    def leave(self, request: Request, num_kept_tokens: int, keep: Keep | None = None) -> None:
+    def leave(self, request: Request, num_kept_tokens: int, keeps: Sequence[Keep] = ()) -> None:
         """End a request's lease, giving its first ``num_kept_tokens`` tokens to the tree.
 
         What steps in flight still do for it is in vain (``prefix_cache.py`` says why that harms
@@ -51,7 +51,7 @@ class Running:
         self._requests.remove(request)
         self._producers.withdraw(request)
         committed = request.lease.num_committed_tokens
-        self._cache.release(request.lease, request.token_ids[:num_kept_tokens], keep)
+        self._cache.release(request.lease, request.token_ids[:num_kept_tokens], keeps)
         request.lease = None
         request.num_computed_tokens = request.num_launched_tokens = 0
         request.num_pending_tokens = 0

@@ -21,26 +21,33 @@ Forbidden: ``schedule`` before the previous plan has been launched; ``update`` o
 """
 
 import logging
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from typing import Final
-
-import numpy as np
 
 from radixserve.cache.prefix_cache import Finding, PrefixCache
 from radixserve.cache.retention import Keep
 from radixserve.errors import OutOfPagesError
 from radixserve.ids import Namespace, RequestId, TokenArray
 from radixserve.request import Request, Status
+from radixserve.sampling.constraint import Constraint
 from radixserve.scheduler.admission import Admission
+from radixserve.scheduler.arrivals import begin
+from radixserve.scheduler.fair_queue import FairQueue
 from radixserve.scheduler.in_flight import InFlight
 from radixserve.scheduler.plan import StepPlan, StepResult
 from radixserve.scheduler.planner import Planner
-from radixserve.scheduler.policy import MAX_OVERTAKES
+from radixserve.scheduler.policy import GENERATED_TOKEN_COST, MAX_OVERTAKES
 from radixserve.scheduler.producers import Producers
 from radixserve.scheduler.running import Running
-from radixserve.scheduler.waiting import WaitingQueue
-from radixserve.types import EngineRequest, EngineStats, FinishReason, SampledToken, TokenDelta
+from radixserve.types import (
+    EngineRequest,
+    EngineStats,
+    FinishReason,
+    SampledToken,
+    TokenDelta,
+    TokenLogprob,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -73,8 +80,8 @@ class Scheduler:
         self._cache = cache
         self._max_running = max_running
         self._enable_prefix_cache = enable_prefix_cache
-        producers = Producers(cache.page_size)
-        self._waiting = WaitingQueue(max_overtakes)
+        producers = Producers(cache.page_size, cache.public_prefixes)
+        self._waiting = FairQueue(max_overtakes)
         self._running = Running(cache, producers, self._waiting)
         self._admission = Admission(
             cache,
@@ -97,24 +104,29 @@ class Scheduler:
 
     # -- requests in, requests out ------------------------------------------------------------
 
-    def add(self, arrived: EngineRequest) -> None:
-        """Queue a request. Raises ``ValueError`` if its id is in use."""
+    def __contains__(self, request_id: RequestId) -> bool:
+        """Whether a choice of that request lives."""
+        return request_id in self._choices
+
+    def add(self, arrived: EngineRequest, constraint: Constraint | None = None) -> None:
+        """Queue a request, new or resumed. Raises ``ValueError`` if its id is in use.
+
+        ``constraint``: of a request with a grammar, at the beginning of an answer.
+        """
         if arrived.request_id in self._choices:
             raise ValueError(f"request id {arrived.request_id!r} is already in use")
         namespace = arrived.namespace
         if not self._enable_prefix_cache:
             namespace = Namespace(f"private:{arrived.request_id}")
-        request = Request(
-            arrived.request_id,
-            np.asarray(arrived.prompt_ids, dtype=np.int32),
-            arrived.params,
-            namespace=namespace,
-            stop_token_ids=frozenset(arrived.end_token_ids),
-            arrival=self._next_arrival(),
-            hints=arrived.hints,
-        )
-        self._choices[request.request_id] = [request]
-        self._admission.wait(request)
+        choices = begin(arrived, namespace, self._next_arrival)
+        self._choices[arrived.request_id] = choices
+        if constraint is not None:
+            # All forks before the first goes on.
+            constraints = [constraint, *(constraint.fork() for _ in choices[1:])]
+            for request, own in zip(choices, constraints, strict=True):
+                request.constrain(own)
+        for request in choices:
+            self._admission.wait(request)
 
     def abort(self, request_id: RequestId, index: int | None = None) -> list[TokenDelta]:
         """End a request (or one choice of it) now, wherever it is. Unknown ids are ignored: it may
@@ -137,9 +149,15 @@ class Scheduler:
         """The requests that hold pages, oldest first."""
         return self._running.as_tuple()
 
+    @property
+    def admitted(self) -> list[RequestId]:
+        """Requests that the last ``schedule`` admitted for the first time. A copy."""
+        return list(self._admission.admitted)
+
     def stats(self) -> EngineStats:
         return EngineStats(
             num_waiting=len(self._waiting),
+            num_deferred=self._waiting.num_deferred,
             num_running=len(self._running),
             cache=self._cache.info(),
             num_steps=self._num_steps,
@@ -152,6 +170,12 @@ class Scheduler:
             preemptions=self._planner.preemptions,
             evicted_pages=self._cache.evicted_pages,
         )
+
+    def set_public(self, prefixes: Sequence[TokenArray]) -> None:
+        """See ``PrefixCache.set_public``. Without a prefix cache nothing is shared, and nothing
+        is public."""
+        if self._enable_prefix_cache:
+            self._cache.set_public(prefixes)
 
     def explain(self, namespace: Namespace, prompt: TokenArray) -> Finding:
         """See ``Admission.explain``."""
@@ -171,6 +195,7 @@ class Scheduler:
         *Mutates* the cache (locks, own pages, evictions) and who is running. *Cost*: under 1 ms
         with 1,000 waiting and 64 running.
         """
+        self._admission.admitted.clear()
         plan = self._planner.plan(max_chunk_tokens)
         if plan.rows:
             self._in_flight.launch(plan)
@@ -188,7 +213,7 @@ class Scheduler:
         self._in_flight.land(plan)
         self._num_steps += 1
         deltas: list[TokenDelta] = []
-        for row, sampled in zip(plan.rows, result.sampled, strict=True):
+        for number, (row, sampled) in enumerate(zip(plan.rows, result.sampled, strict=True)):
             request = row.request
             self._computed_tokens += row.num_scheduled_tokens
             if not self._in_flight.land_row(row):
@@ -197,8 +222,10 @@ class Scheduler:
             if request.lease.pending_copy is not None:
                 self._cache.finish_copy(request.lease)
             if any(token is None for token in sampled):
-                deltas.extend(self._end(request, "error", error=_BROKEN_LOGITS))
+                deltas.extend(self._end_without_token(request))
                 continue
+            if row.num_scores:
+                request.take_scores(row.start, result.scores[number])
             self._running.commit(request)
             tokens = [token for token in sampled if token is not None]
             if len(tokens) > 1:
@@ -239,11 +266,14 @@ class Scheduler:
         """Give a choice its next token, and end it if that was the last."""
         request.append(token.token_id)
         self._generated_tokens += 1
+        self._waiting.charge(request.tenant, GENERATED_TOKEN_COST)
         if token.token_id in request.stop_token_ids:
             return self._finish(request, "stop", token)
         if request.num_output_tokens == request.params.max_tokens:
             assert not request.is_in_flight, f"{request} was planned beyond its last token"
             return self._finish(request, "length", token)
+        if request.constraint is not None:
+            request.constraint.advance(token.token_id)
         self._running.appended(request)
         return _delta(request, token)
 
@@ -265,8 +295,15 @@ class Scheduler:
                 arrival=self._next_arrival(),
                 index=index,
                 hints=parent.hints,
+                use=parent.use,
+                tenant=parent.tenant,
+                priority=parent.priority,
             )
             child.num_cached_tokens = parent.num_cached_tokens
+            # The request's first choice tells of the prompt.
+            child.prompt_logprobs = None
+            if parent.constraint is not None:
+                child.constrain(parent.constraint.fork())
             self._choices[parent.request_id].append(child)
             if len(self._running) < self._max_running:
                 try:
@@ -278,6 +315,15 @@ class Scheduler:
             yield self._append(child, token)
             if child.status is Status.WAITING:
                 self._admission.wait(child)
+
+    def _end_without_token(self, request: Request) -> list[TokenDelta]:
+        """End a request for which no token could be chosen."""
+        constraint = request.constraint
+        if constraint is not None and not request.stop_token_ids and constraint.is_complete:
+            # Its answer is whole, and there is no token to say so.
+            return self._end(request, "stop")
+        failure = constraint.failure if constraint is not None else None
+        return self._end(request, "error", error=failure or _BROKEN_LOGITS)
 
     def _end(
         self, request: Request, reason: FinishReason, *, error: str | None = None
@@ -304,8 +350,8 @@ class Scheduler:
             if reason == "error":
                 kept = request.lease.num_committed_tokens
             # What nobody can find again is not to be kept.
-            keep = _keep(request, kept) if self._enable_prefix_cache else None
-            self._running.leave(request, kept, keep)
+            keeps = _keeps(request, kept) if self._enable_prefix_cache else ()
+            self._running.leave(request, kept, keeps)
         elif request in self._waiting:
             self._waiting.remove(request)
         request.status = Status.FINISHED
@@ -341,6 +387,7 @@ class Scheduler:
         arrivals = [request.arrival for request in self._running]
         assert arrivals == sorted(arrivals), "running requests are out of order"
         self._in_flight.check_invariants(self._running)
+        self._waiting.check_invariants()
         self._cache.check_invariants(leases)
 
 
@@ -349,20 +396,26 @@ _BROKEN_LOGITS = (
 )
 
 
-def _keep(request: Request, num_kept_tokens: int) -> Keep | None:
+def _keeps(request: Request, num_kept_tokens: int) -> list[Keep]:
     """What its hints ask the cache to keep of a request that ends."""
     hints = request.hints
+    keeps = [Keep(min(num_kept_tokens, mark.num_tokens), mark.keep_s) for mark in hints.marks]
     if hints.returns_soon:
-        return Keep(num_kept_tokens, max(hints.keep_s, _RETURNS_SOON_S))
-    if hints.keep_s:
-        return Keep(min(num_kept_tokens, request.num_prompt_tokens), hints.keep_s)
-    return None
+        keeps.append(Keep(num_kept_tokens, max(hints.keep_s, _RETURNS_SOON_S)))
+    elif hints.keep_s:
+        keeps.append(Keep(min(num_kept_tokens, request.num_prompt_tokens), hints.keep_s))
+    # The deepest first: where the budget is short the oldest marks go, and what more requests
+    # begin with is worth more.
+    return sorted(keeps, reverse=True)
 
 
 def _delta(
     request: Request, token: SampledToken | None = None, *, error: str | None = None
 ) -> TokenDelta:
     cache_report, request.cache_report = request.cache_report, None
+    prompt_logprobs: list[TokenLogprob | None] | None = None
+    if token is not None and request.prompt_logprobs is not None:
+        prompt_logprobs, request.prompt_logprobs = [None, *request.prompt_logprobs], None
     return TokenDelta(
         request_id=request.request_id,
         index=request.index,
@@ -374,5 +427,6 @@ def _delta(
         ),
         num_cached_tokens=request.num_cached_tokens or 0,
         cache_report=cache_report,
+        prompt_logprobs=prompt_logprobs,
         error=error,
     )

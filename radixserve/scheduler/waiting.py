@@ -1,4 +1,7 @@
-"""The requests that wait for admission: longest cached prefix first, within an aging bound.
+"""One line of requests that wait for admission: longest cached prefix first, within an aging bound.
+
+Tenants and priorities have lines of their own (``fair_queue.py``); each is as if it were the only
+one, and what is said here of admissions is said of those from this line.
 
 Order. Among candidates the one with the longest cached prefix comes first (it is the cheapest to
 run, and its pages are the likeliest to be evicted while it waits); ties go by arrival. Prefix
@@ -14,7 +17,8 @@ and as soon as that many admissions have happened the oldest candidate goes firs
 others have cached. So *a request that finds p requests waiting is admitted after at most
 p + max_overtakes others* (re-admissions of preempted requests, which were admitted before, and time
 that it or one ahead of it spends deferred behind a running producer aside). A preempted request is
-past its deadline.
+past its deadline. Whoever is passed over for want of room ages by admissions from other lines, too
+(``overtaken``): else those could keep it from ever finding room.
 
 Deferral. A request whose next whole page is just being computed by a running one (its *producer*)
 is set aside until the producer has committed the tokens both share, or leaves. It is no candidate
@@ -60,11 +64,12 @@ class _Entry:
 
 
 class WaitingQueue:
-    """All waiting requests. Owned by the scheduler."""
+    """All waiting requests of one tenant and one priority. Owned by ``FairQueue``."""
 
     def __init__(self, max_overtakes: int) -> None:
         self._max_overtakes = max_overtakes
         self._num_admissions = 0
+        self._num_deferred = 0
         self._entries: dict[Request, _Entry] = {}
         # Lazy heaps of candidates: an item is void if its entry no longer is a candidate or, in
         # `_by_prefix`, if its estimate has changed since.
@@ -85,7 +90,19 @@ class WaitingQueue:
 
     @property
     def num_deferred(self) -> int:
-        return sum(entry.producer is not None for entry in self._entries.values())
+        return self._num_deferred
+
+    @property
+    def has_passed_over(self) -> bool:
+        """Whether anybody has been passed over since ``begin_pass``."""
+        return bool(self._passed_over)
+
+    @property
+    def is_blocked(self) -> bool:
+        """Whether one that was passed over has come to be due since: nobody may go before it."""
+        return any(
+            entry.waiting and self._num_admissions >= entry.deadline for entry in self._passed_over
+        )
 
     def add(self, request: Request, num_cached_estimate: int, *, preempted: bool = False) -> None:
         """Queue a new request, or one that was preempted (which is past its deadline at once)."""
@@ -113,14 +130,16 @@ class WaitingQueue:
         self._num_admissions += 1
 
     def _take_out(self, request: Request) -> None:
-        self._entries.pop(request).leave()
+        entry = self._entries.pop(request)
+        self._num_deferred -= entry.producer is not None
+        entry.leave()
 
     def peek(self) -> Request | None:
         """The candidate that is next in order, if there is any. Does not take it out.
 
         None also if one that was passed over has come to be due since: nobody may go before it.
         """
-        if any(self._num_admissions >= entry.deadline for entry in self._passed_over):
+        if self.is_blocked:
             return None
         oldest = self._oldest()
         if oldest is None or self._num_admissions >= oldest.deadline:
@@ -140,6 +159,11 @@ class WaitingQueue:
         entry = self._entries[request]
         entry.passed_over = True
         self._passed_over.append(entry)
+
+    def overtaken(self) -> None:
+        """Somebody of another line was admitted: who was passed over has aged by that."""
+        for entry in self._passed_over:
+            entry.deadline -= 1
 
     def begin_pass(self) -> None:
         """Everybody who was passed over is a candidate again."""
@@ -172,6 +196,7 @@ class WaitingQueue:
     def defer(self, request: Request, producer: Request, num_shared_tokens: int) -> None:
         """Set a request aside until ``producer`` has committed ``num_shared_tokens`` tokens."""
         entry = self._entries[request]
+        self._num_deferred += entry.producer is None
         entry.producer = producer
         waiters = self._by_producer.setdefault(producer, [])
         heapq.heappush(waiters, (num_shared_tokens, request.arrival, entry))
@@ -197,6 +222,7 @@ class WaitingQueue:
     def _resume(self, entry: _Entry, producer: Request, num_cached_tokens: int) -> None:
         if entry.waiting and entry.producer is producer:
             entry.producer = None
+            self._num_deferred -= 1
             entry.num_cached_estimate = num_cached_tokens
             self._push(entry)
 

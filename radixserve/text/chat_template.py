@@ -5,16 +5,20 @@ sandbox of ``template_sandbox.py`` and sees nothing but copies of plain JSON dat
 wrong in one is an ``InvalidRequestError`` for that conversation and nothing else.
 
 Templates disagree on what a message's content is. Most take a string, some a list of parts; which,
-is found out once by rendering a probe, and every conversation is then given that form.
+is found out once by rendering a probe, and every conversation is then given that form. Arguments of
+tool calls they take as objects, where clients send JSON text.
 
 Knows no tokenizer. Costs O(length of the conversation) for sane templates.
 """
 
+import json
+import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jinja2
+import jinja2.meta
 
 from radixserve.errors import CheckpointError, ConfigError, InvalidRequestError
 from radixserve.text.template_sandbox import TemplateLimitError, TemplateRefusal, make_environment
@@ -23,6 +27,9 @@ MAX_RENDERED_CHARS = 2**25
 """Longest rendered conversation. At three characters a token, ten million tokens."""
 
 _PROBE = "radixserve-probe"
+
+_OWN_NAMES = frozenset({"messages", "tools", "add_generation_prompt"})
+"""What every conversation sets."""
 
 _ROLES = {"developer": "system"}
 """Roles that templates do not know, and the ones they know them by."""
@@ -36,12 +43,19 @@ class ChatTemplate:
     """
 
     def __init__(self, source: str, *, special_tokens: Mapping[str, str]) -> None:
+        environment = make_environment()
         try:
-            self._template = make_environment().from_string(source)
+            self._template = environment.from_string(source)
+            self.variables = frozenset(
+                jinja2.meta.find_undeclared_variables(environment.parse(source))
+            )
+            """The names that it looks for."""
         except (jinja2.TemplateError, RecursionError) as error:
             line = f", line {error.lineno}" if isinstance(error, jinja2.TemplateSyntaxError) else ""
             raise ConfigError(f"the chat template is not valid Jinja{line}: {error}") from error
+        self.source = source
         self._special_tokens = dict(special_tokens)
+        self._reserved = _OWN_NAMES | special_tokens.keys() | environment.globals.keys()
         self.takes_parts = self._find_takes_parts()
 
     def render(
@@ -51,18 +65,56 @@ class ChatTemplate:
         add_generation_prompt: bool = True,
         tools: Sequence[Mapping[str, Any]] | None = None,
         variables: Mapping[str, Any] | None = None,
+        continues_last: bool = False,
     ) -> str:
         """The conversation as one text, special tokens spelt out.
 
         ``messages`` are OpenAI's: a role and a content (a string, or text parts, or nothing) and
         whatever else the template may look for. ``variables`` are further names it may look for
-        (``enable_thinking``, ``documents``).
+        (``enable_thinking``, ``documents``). ``continues_last``: the text ends where the last
+        message's content does, for the answer to go on from there.
 
         *Raises* ``InvalidRequestError`` (param "messages") where the template refuses them, with
         its own words.
         """
         plain = [_normalise(i, m, as_parts=self.takes_parts) for i, m in enumerate(messages)]
+        if continues_last:
+            return self._render_open(plain, tools, variables)
         return self._render(plain, add_generation_prompt, tools, variables)
+
+    def check_variables(self, variables: Mapping[str, Any]) -> None:
+        """*Raises* ``InvalidRequestError`` (param "chat_template_kwargs") for names that mean
+        something else in a template."""
+        for name in variables:
+            if name in self._reserved or name.startswith("_"):
+                raise InvalidRequestError(
+                    f"chat_template_kwargs has {name[:60]!r}, which is not for requests to set",
+                    param="chat_template_kwargs",
+                )
+
+    def _render_open(
+        self,
+        messages: list[dict[str, Any]],
+        tools: Sequence[Mapping[str, Any]] | None,
+        variables: Mapping[str, Any] | None,
+    ) -> str:
+        """Up to the end of the last message's content."""
+        # Templates trim contents and put text behind them. A mark at the end, which nobody can
+        # guess, keeps the white space before it and shows where the end is.
+        mark = uuid.uuid4().hex
+        last = dict(messages[-1]) if messages else {}
+        content = last.get("content")
+        if isinstance(content, list):
+            last["content"] = [*content[:-1], {"type": "text", "text": content[-1]["text"] + mark}]
+        else:
+            last["content"] = f"{content or ''}{mark}"
+        text = self._render([*messages[:-1], last], False, tools, variables)
+        before, found, _ = text.rpartition(mark)
+        if not found:
+            raise _refusal(
+                "the last message cannot be continued: the chat template does not show its content"
+            )
+        return before
 
     def _render(
         self,
@@ -185,11 +237,27 @@ def _normalise(index: int, message: Mapping[str, Any], *, as_parts: bool) -> dic
         )
     texts = [_part_text(index, number, part) for number, part in enumerate(parts)]
     plain["role"] = _ROLES.get(plain["role"], plain["role"])
+    if isinstance(plain.get("tool_calls"), list):
+        plain["tool_calls"] = [_with_object(call) for call in plain["tool_calls"]]
     if as_parts:
         plain["content"] = [{"type": "text", "text": text} for text in texts]
     else:
         plain["content"] = "\n".join(texts)
     return plain
+
+
+def _with_object(call: Any) -> Any:
+    """A tool call whose arguments are an object. Text that is no JSON object stays as it is: models
+    write such calls too, and have to see what they wrote."""
+    match call:
+        case {"function": {"arguments": str(text)}}:
+            try:
+                arguments = json.loads(text)
+            except (ValueError, RecursionError):
+                return call
+            if isinstance(arguments, dict):
+                return {**call, "function": {**call["function"], "arguments": arguments}}
+    return call
 
 
 def _part_text(index: int, number: int, part: object) -> str:

@@ -15,17 +15,28 @@ thread.
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from radixserve.errors import CheckpointError, InvalidRequestError, UnsupportedModelError
+from radixserve.text.chat_formats import ChatFormats, find_formats
 from radixserve.text.chat_template import ChatTemplate, choose_templates, pick_template
+from radixserve.text.reasoning import THINK_CLOSE
 from radixserve.text.vocabulary import Vocabulary
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 _FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tekken.json")
 """Each format's file that holds the tokens."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatPrompt:
+    """A rendered conversation."""
+
+    text: str
+    ids: list[int]
 
 
 class Tokenizer:
@@ -38,9 +49,12 @@ class Tokenizer:
         eos_token_ids: tuple[int, ...],
         bos_token_id: int | None,
         templates: Mapping[str, ChatTemplate],
+        tool_format: str = "auto",
+        reasoning_format: str = "auto",
     ) -> None:
         self._backend = backend
         self._templates = templates
+        self._format_names = (tool_format, reasoning_format)
         self.vocabulary = Vocabulary(backend)
         """What each token contributes to a text: what ``Detokenizer`` works from."""
         self.eos_token_ids = eos_token_ids
@@ -48,10 +62,18 @@ class Tokenizer:
         self.bos_token_id = bos_token_id
 
     @classmethod
-    def from_dir(cls, path: str | Path, *, chat_template: str | None = None) -> "Tokenizer":
+    def from_dir(
+        cls,
+        path: str | Path,
+        *,
+        chat_template: str | None = None,
+        tool_format: str = "auto",
+        reasoning_format: str = "auto",
+    ) -> "Tokenizer":
         """Load the tokenizer in a checkpoint's directory.
 
-        ``chat_template`` (a file, or the text itself) replaces the checkpoint's.
+        ``chat_template`` (a file, or the text itself) replaces the checkpoint's. The formats are
+        names in ``chat_formats.py``.
 
         *Raises* ``CheckpointError`` if there is no tokenizer or it is torn,
         ``UnsupportedModelError`` if it cannot be used here, ``ConfigError`` for a bad
@@ -80,6 +102,8 @@ class Tokenizer:
             templates=choose_templates(
                 loaded.chat_template, chat_template, special_tokens=special_tokens
             ),
+            tool_format=tool_format,
+            reasoning_format=reasoning_format,
         )
 
     @classmethod
@@ -169,6 +193,45 @@ class Tokenizer:
         text = self.render_chat(
             messages, add_generation_prompt=add_generation_prompt, tools=tools, **variables
         )
+        return self._encode_rendered(text, messages)
+
+    def apply_chat_template(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        tools: Sequence[Mapping[str, Any]] = (),
+        variables: Mapping[str, Any] | None = None,
+        continues_last: bool = False,
+    ) -> ChatPrompt:
+        """A conversation, rendered for an answer to follow and tokenized.
+
+        See ``ChatTemplate.render`` and ``check_variables`` for the arguments, and for what is
+        raised.
+        """
+        template = self.chat_template(with_tools=bool(tools))
+        template.check_variables(variables or {})
+        text = template.render(
+            messages, tools=tools, variables=variables, continues_last=continues_last
+        )
+        return ChatPrompt(text=text, ids=self._encode_rendered(text, messages))
+
+    def chat_template(self, *, with_tools: bool) -> ChatTemplate:
+        """The template for a conversation. *Raises* ``InvalidRequestError`` if there is none."""
+        return pick_template(self._templates, with_tools=with_tools)
+
+    def chat_formats(self, *, with_tools: bool) -> ChatFormats:
+        """How the answers to conversations are written. *Raises* ``InvalidRequestError`` if there
+        is no template for them."""
+        tool_format, reasoning_format = self._format_names
+        return find_formats(
+            self.chat_template(with_tools=with_tools).source,
+            special_tokens=self.vocabulary.special_tokens,
+            knows_thinking=self._backend.token_to_id(THINK_CLOSE) is not None,
+            tool_format=tool_format,
+            reasoning_format=reasoning_format,
+        )
+
+    def _encode_rendered(self, text: str, messages: Sequence[Mapping[str, Any]]) -> list[int]:
         if _find_surrogate(text) is not None:
             where, char = _locate_surrogate(messages, "messages") or ("the conversation", None)
             raise _surrogate_error(where, char, "messages")

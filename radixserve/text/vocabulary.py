@@ -91,16 +91,18 @@ class Vocabulary:
     *Raises* ``UnsupportedModelError`` if the backend's decoder is not concatenative.
     """
 
-    __slots__ = ("_backend", "_pieces", "rules", "special_ids")
+    __slots__ = ("_backend", "_pieces", "rules", "special_ids", "special_tokens")
 
     def __init__(self, backend: Any) -> None:
         decoder = backend.decoder
         self.rules = parse_decoder(None if decoder is None else json.loads(decoder.__getstate__()))
-        self.special_ids: frozenset[int] = frozenset(
-            token_id
+        self.special_tokens: dict[str, int] = {
+            token.content: token_id
             for token_id, token in backend.get_added_tokens_decoder().items()
             if token.special
-        )
+        }
+        """Their ids by their names."""
+        self.special_ids = frozenset(self.special_tokens.values())
         self._backend = backend
         self._pieces: dict[int, bytes] = {}
 

@@ -19,7 +19,8 @@ def check_retention(cache: PrefixCache) -> None:
         for mark in node.marks or ():
             assert mark.node is node
             assert node.start < mark.depth <= node.end, f"{mark} lies outside of its node"
-            assert mark.namespace == above.namespace
+            assert above.namespace in (mark.namespace, None)
+            assert node.namespace in (mark.namespace, None)
             weights[mark.namespace] = weights.get(mark.namespace, 0) + mark.num_pages
             found.append(mark)
         is_evictable = node.parent is not None and not node.lock_count and not node.children
@@ -27,10 +28,14 @@ def check_retention(cache: PrefixCache) -> None:
         is_marked = any(mark.depth > last_page for mark in node.marks or ())
         assert (node in retention._held) == (is_evictable and is_marked)
         assert (node in retention.policy) == (is_evictable and not is_marked)
-    assert set(found) == set(retention._marks)
+    assert set(found) == retention._marks
+    assert len(found) == len(retention._marks)
     assert weights == retention._weights
     assert all(weight <= retention.budget_pages for weight in weights.values())
     assert sum(weights.values()) == retention.weight_pages <= retention.total_pages
+    if weights:
+        assert weights[retention._heaviest_namespace()] == max(weights.values())
+    assert len(retention._heaviest) <= 2 * len(weights) + 16
     for namespace in weights:
         retention.num_marks(namespace)
     assert all(mark.until_s > retention._now() for mark in retention._marks)

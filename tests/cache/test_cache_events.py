@@ -28,11 +28,16 @@ from radixserve.types import CacheEvent
 MACHINE = Path(__file__).with_name("test_prefix_cache_stateful.py")
 
 
-def by_hand(namespace: str, tokens: tuple[int, ...], page_size: int) -> list[int]:
+def by_hand(
+    namespace: str, tokens: tuple[int, ...], page_size: int, num_public: int = 0
+) -> list[int]:
     """The hashes as the documentation defines them, in other words than the code's."""
-    state = hashlib.sha256(namespace.encode()).digest()[:8]
+    own = hashlib.sha256(namespace.encode()).digest()[:8]
+    state = hashlib.sha256(b"\xffpublic").digest()[:8] if num_public else own
     hashes = []
     for start in range(0, len(tokens) - page_size + 1, page_size):
+        if num_public > 0 and start <= num_public < start + page_size:
+            state = xxhash.xxh3_64_digest(state + own + struct.pack("<q", num_public))[::-1]
         page = struct.pack(f"<{page_size}i", *tokens[start : start + page_size])
         state = xxhash.xxh3_64_digest(state + page)[::-1]
         hashes.append(int.from_bytes(state, "little"))
@@ -150,8 +155,8 @@ def test_replaying_the_events_gives_what_the_tree_holds(
             if self.mirror is not None:
                 assert self.mirror.stored == {
                     one
-                    for name, tokens, _ in self.paths()
-                    for one in by_hand(name, tokens, self.page_size)
+                    for path in self.paths()
+                    for one in by_hand(path.owner, path.tokens, self.page_size, path.num_public)
                 }
 
     run_state_machine_as_test(
@@ -243,6 +248,24 @@ def test_a_partial_page_is_nobodys_news(cache: PrefixCache) -> None:
     assert cache.take_events() == [CacheEvent(kind="stored", hashes=by_hand("", (1, 2, 3, 4), 4))]
     cache.evict(1)
     assert cache.take_events() == []
+
+
+def test_behind_public_tokens_each_tenant_has_hashes_of_its_own(cache: PrefixCache) -> None:
+    cache.set_public([tokens_of(*range(6))])
+    cache.watch()
+    for name in ("a", "b"):
+        keep(cache, tokens_of(*range(7)), Namespace(name))
+        # Its edge begins, and ended, inside the page that is full now.
+        keep(cache, tokens_of(*range(9)), Namespace(name))
+    first, of_a = by_hand("a", tuple(range(9)), 4, num_public=6)
+    shared, of_b = by_hand("b", tuple(range(9)), 4, num_public=6)
+    assert first == shared
+    assert of_a != of_b
+    assert cache.take_events() == [
+        CacheEvent(kind="stored", hashes=[first]),
+        CacheEvent(kind="stored", hashes=[of_a], parent=first),
+        CacheEvent(kind="stored", hashes=[of_b], parent=first),
+    ]
 
 
 def test_a_long_run_is_told_in_parts(cache: PrefixCache, monkeypatch: pytest.MonkeyPatch) -> None:

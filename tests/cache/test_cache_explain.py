@@ -216,7 +216,8 @@ def test_what_others_hold_is_told_to_the_operator_alone() -> None:
 
 # -- against a plain model ------------------------------------------------------------------------
 
-Prefix = tuple[str, tuple[int, ...]]
+Prefix = tuple[str | None, tuple[int, ...]]
+"""Whose it is (None: everybody's), and its tokens."""
 
 TEXTS = st.lists(st.sampled_from("ab"), min_size=1, max_size=14).map("".join)
 NAMESPACES = st.sampled_from([DEFAULT_NAMESPACE, OTHER])
@@ -231,24 +232,26 @@ CALLS = st.lists(
 def held_prefixes(cache: PrefixCache) -> set[Prefix]:
     """Every prefix that the tree holds, found by walking it."""
     found: set[Prefix] = set()
-    stack: list[tuple[Node, str, tuple[int, ...]]] = [
-        (root, name, ()) for name, root in cache.tree.roots.items()
-    ]
+    stack: list[tuple[Node, tuple[int, ...]]] = [(root, ()) for root in cache.tree.roots.values()]
     while stack:
-        node, name, above = stack.pop()
+        node, above = stack.pop()
         path = (*above, *node.tokens.tolist())
-        found |= {(name, path[:end]) for end in range(1, len(path) + 1)}
-        stack.extend((child, name, path) for child in node.children.values())
+        found |= {(node.namespace, path[:end]) for end in range(node.start + 1, len(path) + 1)}
+        stack.extend((child, path) for child in node.children.values())
     return found
 
 
 class Model:
     """A cache, and in plain sets what it held and lost and when."""
 
-    def __init__(self, page_size: int, policy: EvictionPolicy, clock: Clock) -> None:
+    def __init__(
+        self, page_size: int, policy: EvictionPolicy, clock: Clock, public: list[str]
+    ) -> None:
         self.clock = clock
+        self.public = [tuple(tokens_of(text).tolist()) for text in public]
         self.page_size = page_size
         self.cache = PrefixCache(40, page_size, policy, clock=clock)
+        self.cache.set_public([tokens_of(text) for text in public])
         self.lost: dict[Prefix, float] = {}
 
     def call(self, verb: str, what: str | int | bool, namespace: Namespace) -> None:
@@ -267,9 +270,13 @@ class Model:
         else:
             self.lost.update(dict.fromkeys(gone, self.clock.now_s))
 
+    def owned(self, namespace: Namespace, prefix: tuple[int, ...]) -> Prefix:
+        is_public = any(one[: len(prefix)] == prefix for one in self.public)
+        return (None if is_public else namespace, prefix)
+
     def check(self, text: str, namespace: Namespace) -> None:
         tokens = tuple(tokens_of(text).tolist())
-        held = {path for name, path in held_prefixes(self.cache) if name == namespace}
+        held = {path for name, path in held_prefixes(self.cache) if name in (namespace, None)}
         depth = max((end for end in range(len(tokens) + 1) if tokens[:end] in held), default=0)
         finding = self.cache.explain(namespace, tokens_of(text))
         assert finding.num_tokens == depth
@@ -278,9 +285,9 @@ class Model:
             len(path) > depth and path[:depth] == tokens[:depth] for path in held
         )
         age = {
-            end: self.clock.now_s - self.lost[namespace, tokens[:end]]
+            end: self.clock.now_s - self.lost[owned]
             for end in range(depth + 1, len(tokens) + 1)
-            if (namespace, tokens[:end]) in self.lost
+            if (owned := self.owned(namespace, tokens[:end])) in self.lost
         }
         border = -(-depth // self.page_size) * self.page_size
         if finding.cause == "evicted":
@@ -299,15 +306,21 @@ class Model:
 
 @pytest.mark.parametrize("policy", POLICIES)
 @settings(max_examples=120)
-@given(page_size=st.sampled_from([1, 2, 4]), calls=CALLS, texts=st.lists(TEXTS, max_size=4))
+@given(
+    page_size=st.sampled_from([1, 2, 4]),
+    public=st.lists(TEXTS, max_size=2),
+    calls=CALLS,
+    texts=st.lists(TEXTS, max_size=4),
+)
 def test_causes_and_matches_are_those_of_a_plain_model(
     policy: str,
     page_size: int,
+    public: list[str],
     calls: list[tuple[str, str | int | bool, Namespace]],
     texts: list[str],
 ) -> None:
     clock = Clock()
-    model = Model(page_size, make_policy(policy, clock, 40, page_size), clock)
+    model = Model(page_size, make_policy(policy, clock, 40, page_size), clock, public)
     held = [what for verb, what, _ in calls if isinstance(what, str)]
     for verb, what, namespace in calls:
         model.call(verb, what, namespace)
@@ -327,6 +340,33 @@ def test_reports_are_the_same_whatever_another_namespace_holds(
         hold(beside, text + "aaaa", OTHER)
     beside.evict(3)
     for _, what, _ in calls:
+        if isinstance(what, str):
+            hold(alone, what)
+            hold(beside, what)
+    for text in texts:
+        assert ask(alone, text) == ask(beside, text)
+
+
+@settings(max_examples=60)
+@given(public=TEXTS, calls=CALLS, texts=st.lists(TEXTS, min_size=1, max_size=4))
+def test_reports_are_the_same_whatever_another_namespace_holds_behind_what_is_public(
+    public: str, calls: list[tuple[str, str | int | bool, Namespace]], texts: list[str]
+) -> None:
+    """In one cache a third namespace has used as much of the public prefix, in the other the same
+    requests go on behind it; and those tokens, but not the public ones, are lost."""
+    alone, beside = (PrefixCache(400, 4, clock=Clock()) for _ in range(2))
+    for cache in (alone, beside):
+        cache.set_public([tokens_of(public)])
+    for text in texts:
+        num_public = alone.public_prefixes.length(tokens_of(text))
+        if num_public:
+            hold(alone, text[:num_public], OTHER)
+            hold(beside, text[:num_public], OTHER)
+        hold(beside, text, OTHER)
+        hold(beside, text + "aaaa" if num_public < len(text) else text, OTHER)
+    for position, (_, what, _) in enumerate(calls):
+        if position == len(calls) // 2:
+            beside.forget(OTHER)
         if isinstance(what, str):
             hold(alone, what)
             hold(beside, what)

@@ -3,10 +3,12 @@
 Every slot of the memory holds the whole prefix (namespace and tokens) whose last token's keys and
 values a real runner would have put there. So reading a page table back shows at once whether two
 contexts were ever mixed, a page was written that someone shared, or a copy was forgotten. Free
-pages are wiped after every rule: nobody can live on what they used to hold.
+pages are wiped after every rule: nobody can live on what they used to hold. And whatever a
+namespace reads it has computed itself, or it is public.
 """
 
 import copy
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -26,14 +28,12 @@ from hypothesis.stateful import (
 
 from radixserve.cache.node import Node
 from radixserve.cache.page_pool import PagePool
-from radixserve.cache.prefix_cache import Lease, PrefixCache
+from radixserve.cache.prefix_cache import Lease, PrefixCache, Use
 from radixserve.cache.retention import Keep
 from radixserve.errors import OutOfPagesError
 from radixserve.ids import Namespace, PageArray, PageId, TokenArray
+from tests.cache.public_model import PUBLIC, Path, PublicModel, Tokens, common_prefix
 from tests.cache.retention_check import check_retention
-
-Tokens = tuple[int, ...]
-Slot = tuple[str, Tokens]
 
 NAMESPACES = [Namespace("a"), Namespace("b")]
 
@@ -41,6 +41,9 @@ KEEPS = st.none() | st.builds(
     Keep, st.sampled_from([0, 1, 7, 16, 1000]), st.sampled_from([0.0, 0.5, 8.0, 500.0])
 )
 """Marks of all lengths, which end at once, soon or never."""
+
+PREFIXES = st.lists(st.lists(st.integers(0, 1), min_size=1, max_size=20).map(tuple), max_size=3)
+"""Public ones."""
 
 
 class FailingPool(PagePool):
@@ -65,25 +68,23 @@ class Running:
     tokens: list[int]
     num_computed: int
     lease: Lease = field(repr=False)
+    epoch: int
+    """Which public prefixes it began under."""
 
 
 def as_array(tokens: Tokens | list[int]) -> TokenArray:
     return np.array(tokens, dtype=np.int32)
 
 
-def common_prefix(a: Tokens, b: Tokens) -> int:
-    return next(
-        (i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b))
-    )
-
-
 class CacheMachine(RuleBasedStateMachine):
     """Requests come, run in batches, fork, commit, end; pages are evicted and run out."""
 
     @initialize(
-        page_size=st.sampled_from([1, 2, 4, 16]), pool=st.sampled_from(["tiny", "small", "ample"])
+        page_size=st.sampled_from([1, 2, 4, 16]),
+        pool=st.sampled_from(["tiny", "small", "ample"]),
+        public=st.just([]) | PREFIXES,
     )
-    def start(self, page_size: int, pool: str) -> None:
+    def start(self, page_size: int, pool: str, public: list[Tokens]) -> None:
         num_pages = {"tiny": 3, "small": 10, "ample": 400}[pool]
         if page_size == 16:
             num_pages = max(2, num_pages // 2)
@@ -96,37 +97,52 @@ class CacheMachine(RuleBasedStateMachine):
         self.running: list[Running] = []
         self.inserted: dict[str, set[Tokens]] = {name: set() for name in NAMESPACES}
         self.known: list[Tokens] = [()]
+        self.public = PublicModel()
+        self.name_public(public)
         self.lossless = True
+
+    def name_public(self, prefixes: list[Tokens]) -> bool:
+        self.cache.set_public([as_array(prefix) for prefix in prefixes])
+        self.known += prefixes
+        return self.public.name(prefixes)
 
     # What the tree holds, found by walking it rather than by asking match()
 
-    def paths(self) -> list[tuple[str, Tokens, list[int]]]:
-        """(namespace, tokens from the root, page table) of every node."""
-        found: list[tuple[str, Tokens, list[int]]] = []
-        stack: list[tuple[Node, str, Tokens, dict[int, int]]] = [
-            (root, name, (), {}) for name, root in self.cache.tree.roots.items()
+    def paths(self) -> list[Path]:
+        """Every node."""
+        found: list[Path] = []
+        stack: list[tuple[Node, Tokens, dict[int, int], int]] = [
+            (root, (), {}, 0) for root in self.cache.tree.roots.values()
         ]
         while stack:
-            node, name, above, table = stack.pop()
+            node, above, table, num_public = stack.pop()
             tokens = (*above, *node.tokens.tolist())
             first = node.start // self.page_size
             table = table | dict(enumerate(node.pages.tolist(), start=first))
-            found.append((name, tokens, [table[index] for index in range(len(table))]))
-            stack.extend((child, name, tokens, table) for child in node.children.values())
+            pages = [table[index] for index in range(len(table))]
+            owner = PUBLIC if node.namespace is None else node.namespace
+            num_public = len(tokens) if node.namespace is None else num_public
+            found.append(Path(owner, tokens, pages, num_public, node.lock_count > 0))
+            stack.extend((child, tokens, table, num_public) for child in node.children.values())
         return found
 
-    def contents(self) -> list[tuple[str, Tokens, list[int]]]:
-        """The same without what begins another: blind to where edges are split."""
+    def contents(self) -> list[Path]:
+        """The same without what begins another of its owner: blind to where edges are split."""
         paths = sorted(self.paths())
         kept = []
-        for index, path in enumerate(paths):
-            name, tokens, _ = paths[index + 1] if index + 1 < len(paths) else ("", (), [])
-            if name != path[0] or tokens[: len(path[1])] != path[1]:
+        for path, after in itertools.pairwise([*paths, Path("", (), [], 0, is_locked=False)]):
+            if after.owner != path.owner or after.tokens[: len(path.tokens)] != path.tokens:
                 kept.append(path)
         return kept
 
-    def longest(self, namespace: str, tokens: Tokens, among: set[Tokens]) -> int:
-        return max((common_prefix(tokens, held) for held in among), default=0)
+    def longest_inserted(self, namespace: str, tokens: Tokens) -> int:
+        """How much of ``tokens`` has ever been put where the namespace may see it."""
+        num_public = self.public.length(tokens)
+        return max(
+            min(common_prefix(tokens, held), len(tokens) if name == namespace else num_public)
+            for name, inserted in self.inserted.items()
+            for held in (*inserted, ())
+        )
 
     def attempt(self, call: Callable[[], Any]) -> Any:
         """The call's result, or None if pages ran out; then nothing may have changed."""
@@ -134,11 +150,14 @@ class CacheMachine(RuleBasedStateMachine):
         leases = [copy.copy(request.lease.page_table) for request in self.running]
         contents = self.contents()
         counts = (self.pool.free_pages, self.pool.cached_pages)
+        num_superseded = self.cache.tree.num_superseded_pages()
         evicted = self.cache.evicted_pages
         try:
             return call()
         except OutOfPagesError:
-            assert sum(counts) == self.pool.free_pages + self.pool.cached_pages
+            num_gained = self.pool.free_pages + self.pool.cached_pages - sum(counts)
+            # Evicting, before the injected failure, may have found superseded pages.
+            assert 0 <= num_gained <= (num_superseded if injected else 0)
             for request, table in zip(self.running, leases, strict=True):
                 assert np.array_equal(request.lease.page_table, table)
             if not injected:
@@ -167,19 +186,21 @@ class CacheMachine(RuleBasedStateMachine):
         whole_pages_only: bool,
     ) -> None:
         base = self.known[pick % len(self.known)]
-        prompt = (*base[: max(0, len(base) - cut % 24)], *suffix)
-        expected = self.longest(
-            namespace, prompt, {t for n, t, _ in self.paths() if n == namespace}
-        )
-        assert expected <= self.longest(namespace, prompt, self.inserted[namespace])
+        self.admit(namespace, (*base[: max(0, len(base) - cut % 24)], *suffix), whole_pages_only)
+
+    def admit(
+        self, namespace: Namespace, prompt: Tokens, whole_pages_only: bool, use: Use | None = None
+    ) -> None:
+        expected = self.public.longest_match(namespace, prompt, self.paths())
+        assert expected <= self.longest_inserted(namespace, prompt)
         if self.lossless:
-            assert expected == self.longest(namespace, prompt, self.inserted[namespace])
+            assert expected == self.longest_inserted(namespace, prompt)
         before = self.cache.tree.format()
         assert self.cache.match(namespace, as_array(prompt)) == expected
         assert self.cache.tree.format() == before, "match changed the tree"
         lease = self.attempt(
             lambda: self.cache.acquire(
-                namespace, as_array(prompt), whole_pages_only=whole_pages_only
+                namespace, as_array(prompt), whole_pages_only=whole_pages_only, use=use
             )
         )
         if lease is None:
@@ -189,8 +210,13 @@ class CacheMachine(RuleBasedStateMachine):
         if whole_pages_only:
             expected -= expected % self.page_size
         assert lease.num_cached_tokens == lease.num_committed_tokens == expected
+        assert use is None or lease.use is use
         assert (lease.pending_copy is not None) == (expected % self.page_size > 0)
-        self.running.append(Running(namespace, list(prompt), expected, lease))
+        epoch = self.public.epoch
+        self.running.append(Running(namespace, list(prompt), expected, lease, epoch))
+        num_public = self.public.length(prompt)
+        for owner in self.owners(self.running[-1])[num_public:]:
+            assert owner == namespace, "matched another's tokens, which are not public now"
 
     @precondition(lambda self: self.running)
     @rule(
@@ -238,7 +264,8 @@ class CacheMachine(RuleBasedStateMachine):
         full = len(computed) - len(computed) % self.page_size
         assert request.lease.num_committed_tokens >= full
         assert request.lease.num_shared_pages == full // self.page_size
-        assert self.cache.match(request.namespace, as_array(computed)) >= full
+        if request.epoch == self.public.epoch:
+            assert self.cache.match(request.namespace, as_array(computed)) >= full
         self.inserted[request.namespace].add(computed[:full])
 
     @precondition(lambda self: 0 < len(self.running) < 6)
@@ -252,7 +279,9 @@ class CacheMachine(RuleBasedStateMachine):
         assert np.array_equal(request.lease.page_table, parent_table), "the fork changed its parent"
         if lease is not None:
             assert lease.num_cached_tokens == request.num_computed
-            self.running.append(Running(request.namespace, computed, request.num_computed, lease))
+            assert lease.use is request.lease.use
+            num_computed, epoch = request.num_computed, request.epoch
+            self.running.append(Running(request.namespace, computed, num_computed, lease, epoch))
 
     @precondition(lambda self: self.running)
     @rule(pick=st.integers(0, 5), keep=KEEPS)
@@ -260,13 +289,26 @@ class CacheMachine(RuleBasedStateMachine):
         request = self.running.pop(pick % len(self.running))
         computed = tuple(request.tokens[: request.num_computed])
         ran = request.lease.pending_copy is None
-        self.cache.release(request.lease, as_array(computed), keep)
+        keeps = () if keep is None else (keep,)
+        self.cache.release(request.lease, as_array(computed), keeps)
         if ran:
             self.inserted[request.namespace].add(computed)
-            assert self.cache.match(request.namespace, as_array(computed)) == len(computed)
+            if request.epoch == self.public.epoch:
+                assert self.cache.match(request.namespace, as_array(computed)) == len(computed)
         self.known.append(computed)
+        assert request.lease.use.num_tokens >= (len(computed) if ran else 0)
         with pytest.raises(RuntimeError, match="released"):
             self.cache.release(request.lease, as_array(computed))
+
+    @precondition(lambda self: self.running)
+    @rule(pick=st.integers(0, 5), num_evicted=st.sampled_from([0, 1, 1000]))
+    def preempt(self, pick: int, num_evicted: int) -> None:
+        """A request ends its lease and is admitted again, when what it had may be gone."""
+        request = self.running[pick % len(self.running)]
+        self.release(pick)
+        self.make_room(num_evicted, None)
+        tokens = tuple(request.tokens)
+        self.admit(request.namespace, tokens, whole_pages_only=False, use=request.lease.use)
 
     @rule(
         namespace=st.sampled_from(NAMESPACES),
@@ -302,12 +344,21 @@ class CacheMachine(RuleBasedStateMachine):
 
     def forget(self, namespace: Namespace) -> None:
         free = self.cache.free_pages
-        other = [path for path in self.paths() if path[0] != namespace]
+        other = [path for path in self.contents() if path.owner != namespace]
         assert self.cache.forget(namespace) == self.cache.free_pages - free
-        assert sorted(p for p in self.paths() if p[0] != namespace) == sorted(other)
-        root = self.cache.tree.roots.get(namespace)
-        assert root is None or all(child.lock_count for child in root.children.values())
+        assert [path for path in self.contents() if path.owner != namespace] == other
+        own = [node for node in self.cache.tree.nodes() if node.namespace == namespace]
+        assert all(node.lock_count for node in own)
+        assert bool(own) == (namespace in self.cache.tree.namespaces)
         self.lossless = False
+
+    @rule(prefixes=PREFIXES, really=st.integers(0, 3))
+    def set_public(self, prefixes: list[Tokens], really: int) -> None:
+        if really == 0 and self.name_public(prefixes):
+            self.lossless = False
+            for path in self.paths():
+                is_found = path.num_public == self.public.length(path.tokens)
+                assert is_found or path.is_locked, f"{path} lies where nobody finds it"
 
     @rule(seconds=st.sampled_from([-100.0, 0.2, 5.0, 5.0, 1000.0]))
     def pass_time(self, seconds: float) -> None:
@@ -334,21 +385,29 @@ class CacheMachine(RuleBasedStateMachine):
         for page in range(self.pool.num_pages):
             if self.pool.ref_count(page) == 0:
                 self.memory[page] = None
-        for name, tokens, table in self.paths():
-            self.check_slots(name, tokens, table)
+        for path in self.paths():
+            self.check_slots(path.owner, path.tokens, path.table)
         for request in self.running:
-            table = request.lease.page_table.tolist()
-            pending = request.lease.pending_copy
-            if pending is not None:
-                table[request.num_computed // self.page_size] = int(pending.source)
-            self.check_slots(
-                request.namespace, tuple(request.tokens[: request.num_computed]), table
-            )
+            self.owners(request)
 
-    def check_slots(self, namespace: str, tokens: Tokens, table: list[int]) -> None:
+    def owners(self, request: Running) -> list[str]:
+        """Who has computed what a request has behind it, by position; checked."""
+        table = request.lease.page_table.tolist()
+        pending = request.lease.pending_copy
+        if pending is not None:
+            table[request.num_computed // self.page_size] = int(pending.source)
+        computed = tuple(request.tokens[: request.num_computed])
+        return self.check_slots(request.namespace, computed, table)
+
+    def check_slots(self, owner: str, tokens: Tokens, table: list[int]) -> list[str]:
+        owners = []
         for position in range(len(tokens)):
             page, offset = table[position // self.page_size], position % self.page_size
-            assert self.memory[page, offset] == (namespace, tokens[: position + 1])
+            computed_by, prefix = self.memory[page, offset]
+            assert prefix == tokens[: position + 1]
+            assert computed_by == owner or prefix in self.public.ever
+            owners.append(computed_by)
+        return owners
 
     def teardown(self) -> None:
         if not hasattr(self, "cache"):

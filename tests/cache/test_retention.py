@@ -37,7 +37,7 @@ def ask(
     if lease.pending_copy is not None:
         cache.finish_copy(lease)
     cache.commit(lease, tokens)
-    cache.release(lease, tokens, keep)
+    cache.release(lease, tokens, () if keep is None else (keep,))
     cache.check_invariants()
     check_retention(cache)
 
@@ -118,6 +118,44 @@ def test_all_namespaces_together_have_a_budget(cache: PrefixCache) -> None:
         ask(cache, text(1, 24), Keep(24, 1000.0), space)
     assert [cache.retention.num_marks(space) for space in spaces] == [0, 0, 1, 1]
     assert cache.retention.weight_pages == 12
+
+
+def test_beyond_the_common_budget_the_heaviest_namespace_gives_up_its_oldest(
+    cache: PrefixCache,
+) -> None:
+    modest, *greedy = (Namespace(name) for name in ("modest", "one", "two", "three"))
+    ask(cache, text(0, 12), Keep(12, 1000.0), modest)
+    for turn in range(6):
+        for space in greedy:
+            ask(cache, text(turn, 8), Keep(8, 1000.0), space)
+    assert cache.retention.num_marks(modest) == 1
+    # Three pages, and what the others share of the 13 that are left, two at a time.
+    assert sorted(cache.retention.num_marks(space) for space in greedy) == [2, 2, 2]
+    flood(cache)
+    assert held(cache, text(0, 12), modest) == 12
+
+
+def test_a_new_namespace_takes_its_room_from_the_heaviest(cache: PrefixCache) -> None:
+    modest, heavy, new = (Namespace(name) for name in ("modest", "heavy", "new"))
+    ask(cache, text(0, 12), Keep(12, 1000.0), modest)
+    for number in range(2):
+        ask(cache, text(number, 16), Keep(16, 1000.0), heavy)
+    ask(cache, text(0, 32), Keep(32, 1000.0), new)
+    assert [cache.retention.num_marks(space) for space in (modest, heavy, new)] == [1, 1, 1]
+    assert held(cache, text(1, 16), heavy) == 16
+
+
+def test_who_asks_for_most_pays_with_what_it_has(cache: PrefixCache) -> None:
+    greedy, *modest = (Namespace(name) for name in ("greedy", "one", "two"))
+    for space in modest:
+        for number in range(2):
+            ask(cache, text(number, 10), Keep(10, 1000.0), space)
+    ask(cache, text(0, 16), Keep(16, 1000.0), greedy)
+    # All of the budget is used. Its second mark would make it as heavy as the others.
+    ask(cache, text(1, 12), Keep(12, 1000.0), greedy)
+    assert [cache.retention.num_marks(space) for space in modest] == [2, 2]
+    assert cache.retention.num_marks(greedy) == 1
+    assert held(cache, text(1, 12), greedy) == 12
 
 
 def test_a_wish_beyond_the_budget_is_granted_in_part(cache: PrefixCache) -> None:

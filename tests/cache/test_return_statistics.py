@@ -21,6 +21,7 @@ from radixserve.cache.return_class import (
     class_index,
     size_bucket,
 )
+from radixserve.cache.return_habits import Habit
 from radixserve.cache.return_statistics import AGE_EDGES_S, NUM_AGES, ReturnStatistics
 from radixserve.cache.touch_log import TouchLog
 from radixserve.ids import Namespace
@@ -28,7 +29,8 @@ from radixserve.ids import Namespace
 
 def test_classes_are_numbered_without_gap() -> None:
     numbers = [
-        class_index(trait, hits, size)
+        class_index(habit, trait, hits, size)
+        for habit in Habit
         for trait in Trait
         for hits in range(MAX_HITS + 1)
         for size in range(NUM_SIZES)
@@ -110,6 +112,20 @@ def test_the_log_forgets_what_falls_off_its_ring() -> None:
     assert log.weights[3] == 6
 
 
+def test_no_entry_of_the_log_weighs_less_than_nothing() -> None:
+    log = TouchLog(8, 100)
+    first = log.append(0.0, 0, 10)
+    log.append(1.0, 0, 10)
+    # A run may stand for a few tokens more than it had.
+    log.leave(first, 14)
+    assert log.weights[:2].tolist() == [0, 10]
+    # The rest is what an LRU cache holds, to the token: 90 more fit beside the 10.
+    last = log.append(2.0, 0, 90)
+    assert log.recent == first
+    log.append(3.0, 0, 1)
+    assert log.recent == last
+
+
 # Counting
 
 
@@ -160,7 +176,7 @@ def life(
 
 def test_the_index_looks_ahead_to_a_return_and_not_beyond() -> None:
     statistics = ReturnStatistics(TouchLog(16, 100))
-    late, never, rare = (class_index(Trait.PLAIN, hits, 5) for hits in (1, 2, 3))
+    late, never, rare = (class_index(Habit.USUAL, Trait.PLAIN, hits, 5) for hits in (1, 2, 3))
     life(statistics, late, returns_at=10, share=0.5)
     life(statistics, never, returns_at=None, share=0)
     life(statistics, rare, returns_at=10, share=0.1)
@@ -170,12 +186,14 @@ def test_the_index_looks_ahead_to_a_return_and_not_beyond() -> None:
     assert index[late, 12] < index[late, 10] / 100, "and little once it should have"
     assert (index[late, :11] > 3 * index[rare, :11]).all()
     assert (index[rare, :11] > 100 * index[never, :11]).all()
-    assert (statistics.index(1.0)[class_index(Trait.PLAIN, 0, 0)] == 0).all(), "never seen"
+    assert (statistics.index(1.0)[class_index(Habit.USUAL, Trait.PLAIN, 0, 0)] == 0).all(), (
+        "never seen"
+    )
 
 
 def test_the_index_is_hits_per_second_of_residence() -> None:
     statistics = ReturnStatistics(TouchLog(16, 100))
-    class_ = class_index(Trait.PLAIN, 1, 5)
+    class_ = class_index(Habit.USUAL, Trait.PLAIN, 1, 5)
     life(statistics, class_, returns_at=10, share=0.5)
     hazard = statistics.hazards(1.0)[class_]
     best = 0.0
@@ -191,7 +209,7 @@ def test_the_index_is_hits_per_second_of_residence() -> None:
 
 def test_few_counts_lean_on_more() -> None:
     statistics = ReturnStatistics(TouchLog(16, 100))
-    plain, fork = (class_index(trait, 1, 5) for trait in (Trait.PLAIN, Trait.FORK))
+    plain, fork = (class_index(Habit.USUAL, trait, 1, 5) for trait in (Trait.PLAIN, Trait.FORK))
     life(statistics, plain, returns_at=4, share=0.5)
     statistics.at_risk[fork, :5] = 10.0
     hazard = statistics.hazards(1000.0)
@@ -310,11 +328,32 @@ def test_ghosts_are_recalled_once_and_forgotten_in_order() -> None:
             for i in range(index - 3, index + 1)
             if i >= 0
         )
-    assert ghosts.recall(19) is made[19]
-    assert ghosts.recall(19) is None
-    assert ghosts.recall(0) is None
+    assert ghosts.recall([19]) == [(made[19], 1)]
+    assert ghosts.recall([19]) == []
+    assert ghosts.recall([0]) == []
     ghosts.remember(range(100, 200), made[0])
     assert len(ghosts) <= 8
+
+
+def test_ghosts_come_back_in_rows_up_to_the_first_that_is_not_known() -> None:
+    ghosts = Ghosts(100)
+    one, two = (Ghost(0, index, index, 0.0) for index in range(2))
+    ghosts.remember([1, 2, 3, 9], one)
+    ghosts.remember([4, 5, 7], two)
+    assert ghosts.recall([1, 2, 3, 4, 5, 6, 7]) == [(one, 3), (two, 2)]
+    assert ghosts.recall([]) == []
+    assert ghosts.recall([7, 9]) == [(two, 1), (one, 1)]
+    assert len(ghosts) == 0
+
+
+def test_the_younger_of_two_histories_of_the_same_tokens_counts() -> None:
+    ghosts = Ghosts(4)
+    one, two = (Ghost(0, index, index, 0.0) for index in range(2))
+    ghosts.remember([1], one)
+    ghosts.remember([2, 3], one)
+    ghosts.remember([1], two)
+    assert ghosts.recall([1]) == [(two, 1)]
+    assert ghosts.recall([1]) == [], "the older one is no return any more"
 
 
 def play(duel: LRUDuel, number: int, lead: int) -> int:

@@ -1,6 +1,6 @@
 """Eviction by return time: what it keeps, what it learns, and that its histories stay sound."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 from radixserve.cache import return_time
 from radixserve.cache.events import chain_hashes, root_hash
 from radixserve.cache.eviction import LRU
+from radixserve.cache.node import Node
 from radixserve.cache.policies import DEFAULT_POLICY, POLICIES, make_policy
-from radixserve.cache.prefix_cache import PrefixCache
+from radixserve.cache.prefix_cache import Lease, PrefixCache, Use
+from radixserve.cache.return_class import size_bucket, size_of
 from radixserve.cache.return_time import ReturnTime
 from radixserve.errors import ConfigError
 from radixserve.ids import DEFAULT_NAMESPACE, Namespace, TokenArray
@@ -120,6 +122,96 @@ def test_a_return_in_another_namespace_is_none() -> None:
     assert policy._statistics.returned.sum() == 0
 
 
+def returned(policy: ReturnTime, clock: Clock) -> float:
+    policy._statistics.count(clock.now_s)
+    return float(policy._statistics.returned.sum())
+
+
+def hits_of(cache: PrefixCache) -> list[list[tuple[int, int]]]:
+    """Of each node its runs: where they end, and their hits."""
+    return [
+        [(run.end, run.hits) for run in node.record.runs]
+        for node in cache.tree.nodes()
+        if node.parent is not None
+    ]
+
+
+@pytest.mark.parametrize("parent_ends", [0, 2, 3])
+def test_the_choices_of_one_request_are_one_use(parent_ends: int) -> None:
+    cache, policy, clock = cache_of(64)
+    prompt = text(1, 38)
+    lease = cache.acquire(DEFAULT_NAMESPACE, prompt)
+    cache.reserve(lease, len(prompt))
+    leases = [cache.fork(lease, prompt) for _ in range(3)]
+    leases.insert(parent_ends, lease)
+    for number, choice in enumerate(leases):
+        clock.now_s += 3.0
+        answer = np.concatenate([prompt, text(10 + number, 9)])
+        if choice.pending_copy is not None:
+            cache.finish_copy(choice)
+        cache.reserve(choice, len(answer))
+        cache.release(choice, answer)
+        check_histories(cache, policy, leases[number + 1 :])
+    assert returned(policy, clock) == 0
+    assert {hits for runs in hits_of(cache) for _, hits in runs} == {0}
+    # Used by then, not since the first of them ended.
+    assert {run.touched_s for run in cache_root(cache).record.runs} == {clock.now_s}
+    clock.now_s += 3.0
+    ask(cache, prompt)
+    assert returned(policy, clock) == 38
+    assert cache_root(cache).record.runs[-1].hits == 1
+
+
+def cache_root(cache: PrefixCache) -> Node:
+    """The only node at depth 0 of the only namespace."""
+    (root,) = cache.tree.roots.values()
+    (node,) = root.children.values()
+    return node
+
+
+@pytest.mark.parametrize("evicted", [0, 3, 100])
+def test_a_request_that_was_preempted_does_not_return(evicted: int) -> None:
+    cache, policy, clock = cache_of(64)
+    prompt, answer = text(1, 150), text(1, 190)
+    use = Use()
+    lease = cache.acquire(DEFAULT_NAMESPACE, prompt, use=use)
+    cache.reserve(lease, 150)
+    cache.release(lease, prompt)
+    clock.now_s += 5.0
+    cache.evict(evicted)
+    lease = cache.acquire(DEFAULT_NAMESPACE, prompt, use=use)
+    if lease.pending_copy is not None:
+        cache.finish_copy(lease)
+    cache.reserve(lease, 190)
+    cache.release(lease, answer)
+    check_histories(cache, policy)
+    assert returned(policy, clock) == 0
+    assert {hits for runs in hits_of(cache) for _, hits in runs} == {0}
+    # Nothing has two histories, but for what was evicted behind the last whole stride.
+    assert policy._log.weights.sum() < 190 + policy._stride
+    # What it brought is all of it, not what was left to bring the second time.
+    assert size_of(cache_root(cache).record.runs[0].class_) == size_bucket(150)
+    # The next turn has used it once more, and so has the same request again, if it is another.
+    clock.now_s += 5.0
+    ask(cache, answer)
+    assert returned(policy, clock) == 190
+
+
+def test_a_prompt_that_a_request_came_back_to_twice_is_lru_s_too() -> None:
+    cache, policy, _ = cache_of(64)
+    use = Use()
+    for end in (100, 140, 200):
+        lease = cache.acquire(DEFAULT_NAMESPACE, text(1, end), use=use)
+        if lease.pending_copy is not None:
+            cache.finish_copy(lease)
+        cache.reserve(lease, end)
+        cache.release(lease, text(1, end))
+    # Nothing was asked for and found: neither by the index nor by LRU.
+    assert policy._duel._lead_tokens == 0
+    assert policy._num_touches == 1
+    assert policy._log.weights.sum() == 200
+
+
 def test_a_clock_that_goes_back_is_held() -> None:
     cache, policy, clock = cache_of(32)
     for step, now_s in enumerate((50.0, 20.0, 51.0, 3.0)):
@@ -191,8 +283,8 @@ def test_every_token_has_one_history(
         check_histories(cache, policy)
 
 
-def check_histories(cache: PrefixCache, policy: ReturnTime) -> None:
-    cache.check_invariants()
+def check_histories(cache: PrefixCache, policy: ReturnTime, leases: Sequence[Lease] = ()) -> None:
+    cache.check_invariants(leases)
     weights = np.zeros(policy._log.size, dtype=np.int64)
     for node in cache.tree.nodes():
         if node.parent is None:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 from hypothesis import settings
 from hypothesis.stateful import run_state_machine_as_test
@@ -61,4 +62,9 @@ def test_the_cache_is_sound_under_it(
         settings=settings(max_examples=40, stateful_step_count=50, deadline=None),
     )
     assert len(made) >= 40
+    for policy in made:
+        log = policy._log
+        assert (log.weights >= 0).all()
+        recent = np.arange(log.recent, log.head) % log.size
+        assert log.weights[recent].sum() == log._recent_tokens <= log.capacity_tokens
     assert any(policy._statistics.returned.sum() > 0 for policy in made)

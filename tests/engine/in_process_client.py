@@ -5,18 +5,28 @@ afterwards it can ask the core itself whether anything has leaked.
 """
 
 import asyncio
+import signal
 from collections import deque
 from collections.abc import Callable
 from typing import Self
 
+import pytest
+
 from radixserve.config import EngineConfig
+from radixserve.engine import supervisor
+from radixserve.engine.async_engine import AsyncEngine
 from radixserve.engine.build import build_core
+from radixserve.engine.client import Exit, Told
 from radixserve.engine.core import EngineCore
 from radixserve.engine.messages import (
     Abort,
     Answer,
     Ask,
     CacheEvents,
+    FromEngine,
+    Ping,
+    Pong,
+    SetPublic,
     Step,
     Submit,
     ToEngine,
@@ -31,38 +41,23 @@ from radixserve.types import CacheEvent, EngineInfo, TokenDelta
 
 
 class InProcessClient:
-    """Has what ``AsyncEngine`` uses of ``EngineClient``."""
+    """Has what ``Supervisor`` uses of ``EngineClient``."""
 
-    def __init__(
-        self,
-        core: EngineCore,
-        on_step: Callable[[Step], None],
-        on_cache_events: Callable[[CacheEvents], None],
-        on_answer: Callable[[Answer], None],
-        on_exit: Callable[[], None],
-    ) -> None:
+    def __init__(self, core: EngineCore, on_message: Callable[[Told], None]) -> None:
         self.core = core
         self.is_alive = True
-        self._on_step = on_step
-        self._on_cache_events = on_cache_events
-        self._on_answer = on_answer
-        self._on_exit = on_exit
+        self._on_message = on_message
         self._inbox: deque[bytes] = deque()
         self._called = asyncio.Event()
+        self._ended: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
         self._task = asyncio.create_task(self._serve())
 
     @classmethod
     async def start(
-        cls,
-        config: EngineConfig,
-        *,
-        on_step: Callable[[Step], None],
-        on_cache_events: Callable[[CacheEvents], None],
-        on_answer: Callable[[Answer], None],
-        on_exit: Callable[[], None],
+        cls, config: EngineConfig, *, on_message: Callable[[Told], None]
     ) -> tuple[Self, EngineInfo]:
         core = build_core(config, progress=False)
-        return cls(core, on_step, on_cache_events, on_answer, on_exit), core.info
+        return cls(core, on_message), core.info
 
     async def send(self, message: ToEngine) -> None:
         # Where a caller can be cancelled: before the message has left, or just after.
@@ -73,15 +68,25 @@ class InProcessClient:
         self._called.set()
         await asyncio.sleep(0)
 
+    async def ended(self) -> Exit:
+        return await asyncio.shield(self._ended)
+
+    def kill(self, reason: str) -> None:
+        self._end(Exit(-signal.SIGKILL, reason))
+
     async def aclose(self) -> None:
-        self.is_alive = False
-        self._task.cancel()
+        self._end(Exit(0, None))
         await asyncio.gather(self._task, return_exceptions=True)
 
-    async def die(self) -> None:
+    def die(self, status: int = -signal.SIGKILL) -> None:
         """As if the process had been killed."""
-        await self.aclose()
-        self._on_exit()
+        self._end(Exit(status, None))
+
+    def _end(self, exit_: Exit) -> None:
+        self.is_alive = False
+        self._task.cancel()
+        if not self._ended.done():
+            self._ended.set_result(exit_)
 
     async def _serve(self) -> None:
         while True:
@@ -99,22 +104,42 @@ class InProcessClient:
                     case WatchCache(snapshot=None):
                         self.core.unwatch_cache()
                     case WatchCache(number):
-                        self._tell(self.core.take_cache_events())
-                        self._tell(self.core.watch_cache(), number)
+                        self._tell_events(self.core.take_cache_events())
+                        self._tell_events(self.core.watch_cache(), number)
+                    case SetPublic(prefixes):
+                        self.core.set_public_prefixes(prefixes)
                     case Ask(number, question):
-                        answer = Answer(number, reply_to(self.core, question))
-                        decoded = decode_from_engine(encode(answer))
-                        assert isinstance(decoded, Answer)
-                        self._on_answer(decoded)
+                        self._tell(Answer(number, reply_to(self.core, question)))
+                    case Ping():
+                        self._tell(Pong())
+            had_work = self.core.has_work
             deltas += self.core.step()
-            if deltas:
-                step = decode_from_engine(encode(Step(deltas, self.core.stats())))
-                assert isinstance(step, Step)
-                self._on_step(step)
-            self._tell(self.core.take_cache_events())
+            if had_work or deltas:
+                self._tell(Step(deltas, self.core.stats(), self.core.admitted))
+            self._tell_events(self.core.take_cache_events())
 
-    def _tell(self, events: list[CacheEvent], snapshot: int | None = None) -> None:
+    def _tell_events(self, events: list[CacheEvent], snapshot: int | None = None) -> None:
         if events:
-            message = decode_from_engine(encode(CacheEvents(events, snapshot)))
-            assert isinstance(message, CacheEvents)
-            self._on_cache_events(message)
+            self._tell(CacheEvents(events, snapshot))
+
+    def _tell(self, message: FromEngine) -> None:
+        decoded = decode_from_engine(encode(message))
+        assert isinstance(decoded, Told), decoded
+        self._on_message(decoded)
+
+
+def use_in_process_client(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every supervisor start stand-ins."""
+    monkeypatch.setattr(supervisor, "EngineClient", InProcessClient)
+
+
+def client_of(engine: AsyncEngine) -> InProcessClient:
+    """The stand-in that lives."""
+    client: object = engine._supervisor._client
+    assert isinstance(client, InProcessClient)
+    return client
+
+
+def is_sending(engine: AsyncEngine) -> bool:
+    """Whether a message is on its way to the stand-in."""
+    return bool(engine._supervisor._sends)

@@ -1,6 +1,7 @@
 """Asking the engine about its cache: through messages, in process, and of one that goes away."""
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -9,14 +10,30 @@ import pytest
 
 from radixserve import LLM, SamplingParams
 from radixserve.config import EngineConfig
-from radixserve.engine import async_engine
+from radixserve.engine import process
 from radixserve.engine.asking import OpenQuestions
 from radixserve.engine.async_engine import AsyncEngine
-from radixserve.engine.messages import Answer, Ask, ClearCache, Cleared
-from radixserve.errors import ContextLengthError, EngineDeadError, InvalidRequestError
+from radixserve.engine.messages import (
+    Answer,
+    Ask,
+    CacheEvents,
+    CacheStatsRead,
+    ClearCache,
+    Cleared,
+    NotAnswered,
+    ReadCacheStats,
+    WatchFailed,
+)
+from radixserve.errors import (
+    ContextLengthError,
+    EngineDeadError,
+    InvalidRequestError,
+    RadixServeError,
+)
 from radixserve.ids import Namespace
 from radixserve.types import CacheExplanation, CacheReport
-from tests.engine.in_process_client import InProcessClient
+from tests.engine.driving import make_core
+from tests.engine.in_process_client import client_of, use_in_process_client
 
 SETTINGS: dict[str, Any] = {"dtype": "float32", "num_pages": 60, "num_threads": 1}
 PROMPT = list(range(40, 80))
@@ -26,7 +43,7 @@ SALT = Namespace("salt")
 
 @pytest.fixture
 async def engine(demo_dir: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[AsyncEngine]:
-    monkeypatch.setattr(async_engine, "EngineClient", InProcessClient)
+    use_in_process_client(monkeypatch)
     started = await AsyncEngine.start(EngineConfig(model=str(demo_dir), **SETTINGS))
     yield started
     await started.aclose()
@@ -119,27 +136,62 @@ async def test_what_could_not_be_served_is_not_explained(
 
 
 async def test_a_dead_engine_answers_nothing(engine: AsyncEngine) -> None:
-    client = engine._client
-    assert isinstance(client, InProcessClient)
-    await client.die()
+    await engine._supervisor.aclose()
     for question in (engine.explain(PROMPT), engine.clear_cache(), engine.cache_stats()):
         with pytest.raises(EngineDeadError):
             await question
 
 
 async def test_who_waits_for_an_engine_that_ends_is_told(engine: AsyncEngine) -> None:
-    client = engine._client
-    assert isinstance(client, InProcessClient)
-    client._task.cancel()
-    for end in (client.die, engine.aclose):
+    for end in ("die", "aclose"):
+        client = client_of(engine)
+        client._task.cancel()
         asking = asyncio.ensure_future(engine._questions.ask(ClearCache(None)))
-        client.is_alive = True
         for _ in range(4):
             await asyncio.sleep(0)
         assert not asking.done()
-        await end()
+        if end == "die":
+            client.die()
+        else:
+            await engine.aclose()
         with pytest.raises(EngineDeadError):
             await asking
+        if end == "die":
+            while not engine.health.is_up:
+                await asyncio.sleep(0)
+            # Of the next one one can ask.
+            assert await engine.clear_cache() == 0
+
+
+async def test_a_question_that_cannot_be_answered_is_an_error_and_no_more() -> None:
+    sent: list[Ask] = []
+
+    async def send(ask: Ask) -> None:
+        sent.append(ask)
+
+    questions = OpenQuestions(send)
+    asking = asyncio.ensure_future(questions.ask(ClearCache(None)))
+    await asyncio.sleep(0)
+    questions.feed(Answer(sent[0].number, NotAnswered("ValueError: no")))
+    with pytest.raises(RadixServeError, match="could not answer: ValueError: no"):
+        await asking
+
+
+async def test_an_error_that_nobody_awaits_is_not_left_behind() -> None:
+    """Regression: sending raised after ``fail`` had told the one who asked; asyncio complains of
+    an exception that was never retrieved."""
+    complaints: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, found: complaints.append(found))
+
+    async def send(ask: Ask) -> None:
+        questions.fail("gone")
+        raise EngineDeadError("gone")
+
+    questions = OpenQuestions(send)
+    with pytest.raises(EngineDeadError):
+        await questions.ask(ClearCache(None))
+    gc.collect()
+    assert complaints == []
 
 
 async def test_late_and_foreign_answers_find_nobody() -> None:
@@ -159,6 +211,27 @@ async def test_late_and_foreign_answers_find_nobody() -> None:
     questions.fail("too late to matter")
     assert await asking == Cleared(7)
     questions.feed(Answer(ask.number, Cleared(8)))
+
+
+async def test_a_fault_in_an_answer_does_not_end_the_engine_process(
+    demo_dir: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Regression: an exception in a question, or in a snapshot, was the end of every stream."""
+    core = make_core(demo_dir)
+
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("oh")
+
+    for name in ("clear_cache", "watch_cache"):
+        monkeypatch.setattr(core, name, broken)
+    assert process._reply(core, ClearCache(None)) == NotAnswered("ZeroDivisionError: oh")
+    assert isinstance(process._reply(core, ReadCacheStats()), CacheStatsRead)
+    assert process._watch(core, 1) == WatchFailed()
+    assert caplog.text.count("Traceback") == 2
+    monkeypatch.undo()
+    watched = process._watch(core, 2)
+    assert isinstance(watched, CacheEvents)
+    assert (watched.events[0].kind, watched.snapshot) == ("snapshot", 2)
 
 
 # -- in this process ------------------------------------------------------------------------------

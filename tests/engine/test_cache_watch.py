@@ -10,14 +10,14 @@ import pytest
 
 from radixserve.cache.prefix_cache import PrefixCache
 from radixserve.config import EngineConfig
-from radixserve.engine import async_engine
 from radixserve.engine.async_engine import AsyncEngine
 from radixserve.engine.cache_watch import CacheWatch, CacheWatchers
-from radixserve.errors import EngineDeadError, ShuttingDownError
+from radixserve.engine.messages import WatchFailed
+from radixserve.errors import ShuttingDownError
 from radixserve.ids import Namespace
 from radixserve.sampling.params import SamplingParams
 from radixserve.types import CacheEvent
-from tests.engine.in_process_client import InProcessClient
+from tests.engine.in_process_client import client_of, is_sending, use_in_process_client
 from tests.engine.reference import family_prompts
 
 TIMEOUT_S = 20.0
@@ -37,7 +37,7 @@ class Wire:
 
     def __init__(self) -> None:
         self.told: list[int | None] = []
-        self.watchers = CacheWatchers(self.told.append)
+        self.watchers = CacheWatchers(self.told.append, linger_s=0.0)
 
 
 async def turn() -> None:
@@ -86,6 +86,7 @@ async def test_a_snapshot_from_before_everybody_left_is_not_taken_for_a_new_one(
     await gone.aclose()
     with pytest.raises(StopAsyncIteration):
         await asking
+    await turn()
     assert wire.told == [1, None]
     watch = wire.watchers.open(8)
     asking = await reading(watch)
@@ -102,9 +103,75 @@ async def test_others_stay_when_one_leaves() -> None:
     wire = Wire()
     one, other = wire.watchers.open(8), wire.watchers.open(8)
     await one.aclose()
+    await turn()
     assert wire.told == []
     await other.aclose()
+    await turn()
     assert wire.told == [None]
+
+
+async def test_the_engine_goes_on_noting_for_who_comes_back_soon() -> None:
+    """Beginning to note costs the engine a look at all that it holds."""
+    wire = Wire()
+    wire.watchers = CacheWatchers(wire.told.append, linger_s=0.01)
+    gone = wire.watchers.open(8)
+    await reading(gone)
+    await gone.aclose()
+    back = wire.watchers.open(8)
+    asking = await reading(back)
+    # The timer that would have told the engine is due by now, were there one.
+    await asyncio.sleep(0.02)
+    assert wire.told == [1, 2]
+    wire.watchers.feed([snapshot(1), stored(5)], 2)
+    assert await asking == snapshot(1)
+
+
+async def test_another_engines_snapshot_comes_to_all_whether_or_not_they_read() -> None:
+    wire = Wire()
+    reader, idle = wire.watchers.open(8), wire.watchers.open(8)
+    asking = await reading(reader)
+    wire.watchers.feed([snapshot(1), stored(1)], 1)
+    assert await asking == snapshot(1)
+    assert await anext(reader) == stored(1)
+    waiting = await reading(reader)
+
+    wire.watchers.restart()
+    assert wire.told == [1, 2]
+    # What the engine says before the snapshot that it was asked for is part of that.
+    wire.watchers.feed([stored(2)], None)
+    wire.watchers.feed([snapshot(1), stored(2)], 2)
+    wire.watchers.feed([stored(3)], None)
+    assert await waiting == snapshot(1)
+    assert [await anext(reader) for _ in range(2)] == [stored(2), stored(3)]
+    # Replayed, what was not read before makes no difference.
+    assert [await anext(idle) for _ in range(5)] == [
+        snapshot(1),
+        stored(1),
+        snapshot(1),
+        stored(2),
+        stored(3),
+    ]
+
+
+async def test_who_was_asking_when_the_engine_died_gets_the_next_ones_snapshot() -> None:
+    wire = Wire()
+    asking = await reading(wire.watchers.open(8))
+    wire.watchers.restart()
+    assert wire.told == [1, 2]
+    wire.watchers.feed([snapshot(7)], 1)
+    await turn()
+    assert not asking.done()
+    wire.watchers.feed([snapshot(0)], 2)
+    assert await asking == snapshot(0)
+
+
+async def test_a_restart_that_nobody_watches_asks_for_nothing() -> None:
+    wire = Wire()
+    gone = wire.watchers.open(8)
+    await gone.aclose()
+    wire.watchers.restart()
+    await turn()
+    assert wire.told == [], "the new engine notes nothing yet, so it need not be told to stop"
 
 
 async def test_who_reads_too_slowly_is_told_and_starts_anew() -> None:
@@ -163,7 +230,8 @@ async def test_the_end_is_everybodys_and_unread_events_are_dropped() -> None:
     with pytest.raises(StopAsyncIteration):
         await last
     assert [event async for event in unread] == []
-    assert wire.told == [1, None]
+    await turn()
+    assert wire.told == [1], "an engine that is about to go need not be told"
 
 
 # Through messages, with a core
@@ -171,7 +239,7 @@ async def test_the_end_is_everybodys_and_unread_events_are_dropped() -> None:
 
 @pytest.fixture
 async def engine(demo_dir: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[AsyncEngine]:
-    monkeypatch.setattr(async_engine, "EngineClient", InProcessClient)
+    use_in_process_client(monkeypatch)
     settings: dict[str, Any] = {"dtype": "float32", "num_pages": 40, "num_threads": 1}
     started = await AsyncEngine.start(EngineConfig(model=str(demo_dir), **settings))
     yield started
@@ -179,9 +247,7 @@ async def engine(demo_dir: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterat
 
 
 def cache_of(engine: AsyncEngine) -> PrefixCache:
-    client = engine._client
-    assert isinstance(client, InProcessClient)
-    return client.core._cache
+    return client_of(engine).core._cache
 
 
 async def mirror(watch: CacheWatch, held: set[int]) -> None:
@@ -207,6 +273,10 @@ def stored_now(cache: PrefixCache) -> set[int]:
     return hashes
 
 
+def is_noting(cache: PrefixCache) -> bool:
+    return cache.tree.events is not None
+
+
 async def test_watchers_follow_an_engine_at_work(engine: AsyncEngine) -> None:
     cache = cache_of(engine)
     rng = random.Random(4)
@@ -226,12 +296,12 @@ async def test_watchers_follow_an_engine_at_work(engine: AsyncEngine) -> None:
 
     async def come_to_rest() -> None:
         async with asyncio.timeout(TIMEOUT_S):
-            while cache.in_use_pages or engine._sends:
+            while cache.in_use_pages or is_sending(engine):
                 await asyncio.sleep(0)
         for _ in range(50):
             await asyncio.sleep(0)
 
-    assert cache.tree.events is None
+    assert not is_noting(cache)
     for _ in range(3):
         watches.append(engine.watch_cache())
         held.append(set())
@@ -245,7 +315,14 @@ async def test_watchers_follow_an_engine_at_work(engine: AsyncEngine) -> None:
         await watch.aclose()
     await asyncio.gather(*tasks)
     await come_to_rest()
-    assert cache.tree.events is None, "the last one gone, the cache notes nothing"
+    assert is_noting(cache), "somebody may come back soon"
+    watchers = engine._watchers
+    assert watchers._unwatching is not None
+    # As if the time were up.
+    watchers._unwatching.cancel()
+    watchers._send(None)
+    await come_to_rest()
+    assert not is_noting(cache), "then the cache notes nothing"
 
 
 async def test_watching_ends_with_the_engine(engine: AsyncEngine) -> None:
@@ -259,14 +336,37 @@ async def test_watching_ends_with_the_engine(engine: AsyncEngine) -> None:
         engine.watch_cache()
 
 
-async def test_watching_ends_when_the_engine_dies(engine: AsyncEngine) -> None:
+async def test_watching_goes_on_in_the_next_engine(engine: AsyncEngine) -> None:
+    watch = engine.watch_cache()
+    held: set[int] = set()
+    following = asyncio.ensure_future(mirror(watch, held))
+    params = SamplingParams(temperature=0, max_tokens=20, ignore_eos=True)
+    prompt = max(PROMPTS, key=len)
+
+    async def ask() -> None:
+        async for _ in await engine.submit(prompt, params):
+            pass
+        async with asyncio.timeout(TIMEOUT_S):
+            while held != stored_now(cache_of(engine)) or not held:
+                await asyncio.sleep(0)
+
+    await ask()
+    first = cache_of(engine)
+    client_of(engine).die()
+    await ask()
+    assert cache_of(engine) is not first
+    await watch.aclose()
+    await following
+
+
+async def test_a_cache_that_cannot_be_watched_ends_the_watches_and_nothing_else(
+    engine: AsyncEngine,
+) -> None:
     watch = engine.watch_cache()
     assert (await anext(watch)).kind == "snapshot"
     waiting = await reading(watch)
-    client = engine._client
-    assert isinstance(client, InProcessClient)
-    await client.die()
+    engine.on_cache_events(WatchFailed())
     with pytest.raises(StopAsyncIteration):
         await waiting
-    with pytest.raises(EngineDeadError):
-        engine.watch_cache()
+    assert engine.is_alive
+    assert (await anext(engine.watch_cache())).kind == "snapshot"

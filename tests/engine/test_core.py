@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from radixserve.errors import DeviceLostError
 from radixserve.scheduler.plan import StepPlan, StepResult
 from tests.engine.driving import Driver, make_core, make_request
 from tests.engine.reference import family_prompts
@@ -76,3 +77,26 @@ def test_figures_add_up(tiny_dir: Path) -> None:
     assert stats.computed_tokens == (length + 4) + (1 + 6) + (3 + 2)
     assert stats.num_steps == 5 + 7
     assert (stats.preemptions, stats.evicted_pages) == (0, 0)
+
+
+@pytest.mark.parametrize("where", ["launch", "wait"])
+def test_a_device_that_is_lost_is_the_end_of_the_process(
+    tiny_dir: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """Not of the step's requests, one step after the other: another process can go on with them."""
+    core = make_core(tiny_dir)
+    core.add(make_request("a", PROMPTS[1], 9))
+    core.step()
+
+    class Lost:
+        def wait(self) -> StepResult:
+            raise DeviceLostError("the device has failed")
+
+    def launch(plan: StepPlan) -> Lost:
+        if where == "launch":
+            raise DeviceLostError("the device has failed")
+        return Lost()
+
+    monkeypatch.setattr(core._runner, "launch", launch)
+    with pytest.raises(DeviceLostError):
+        core.step()

@@ -1,11 +1,11 @@
-"""What only a process of its own can show: starting, failing to start, dying, and being orphaned.
+"""What only a process of its own can show: starting, failing to start, and being orphaned. What
+happens when it dies is in ``test_supervised_process.py``.
 
 Starting one takes seconds (torch), so the tests share one where they do not kill it.
 """
 
 import asyncio
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -20,9 +20,10 @@ import pytest_asyncio
 
 from radixserve import LLM, SamplingParams
 from radixserve.config import EngineConfig
-from radixserve.engine.async_engine import AsyncEngine, RequestStream
-from radixserve.engine.client import EngineClient
+from radixserve.engine.async_engine import AsyncEngine
+from radixserve.engine.client import EngineClient, Exit
 from radixserve.engine.messages import Abort
+from radixserve.engine.request_stream import RequestStream
 from radixserve.errors import (
     CheckpointError,
     ConfigError,
@@ -88,7 +89,7 @@ async def test_pages_come_back_from_clients_that_go_away(engine: AsyncEngine) ->
     await asyncio.gather(*clients, return_exceptions=True)
     # Each answer brings the engine's newest figures along; messages keep their order.
     one = SamplingParams(max_tokens=1)
-    while engine._sends:
+    while engine._supervisor._sends:
         await read(await engine.submit([1], one))
     await read(await engine.submit([1], one))
     stats = engine.stats
@@ -147,14 +148,8 @@ def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str) -> None
     monkeypatch.setattr(sys, "executable", str(python))
 
 
-async def start_client(**callbacks: Any) -> EngineClient:
-    nothing: dict[str, Any] = {
-        "on_step": lambda step: None,
-        "on_cache_events": lambda message: None,
-        "on_answer": lambda answer: None,
-        "on_exit": lambda: None,
-    }
-    client, _ = await EngineClient.start(EngineConfig(), **nothing | callbacks)
+async def start_client() -> EngineClient:
+    client, _ = await EngineClient.start(EngineConfig(), on_message=lambda message: None)
     return client
 
 
@@ -221,10 +216,8 @@ async def test_an_engine_that_talks_nonsense_is_ended_and_told_of(
         monkeypatch,
         f"{SPEAK}\nsocket.send(encode(Ready(info)))\nsocket.send({words!r})\nsys.stdin.read()",
     )
-    gone = asyncio.Event()
-    client = await start_client(on_exit=gone.set)
-    await gone.wait()
-    assert client.exit_status == -signal.SIGKILL
+    client = await start_client()
+    assert await client.ended() == Exit(-signal.SIGKILL, "its message was not understood")
     assert "not understood" in caplog.text
     await client.aclose()
 
@@ -250,25 +243,6 @@ async def test_an_engine_that_does_not_end_is_killed(
 # -- dying ----------------------------------------------------------------------------------------
 
 
-async def test_killing_the_engine_ends_its_streams(demo_dir: Path) -> None:
-    engine = await AsyncEngine.start(EngineConfig(model=str(demo_dir), **SETTINGS))
-    try:
-        params = SamplingParams(max_tokens=1000, ignore_eos=True)
-        streams = [await engine.submit([72, number], params) for number in range(3)]
-        await anext(streams[0])
-        os.kill(engine._client.pid, signal.SIGKILL)
-        for stream in streams:
-            _, tokens, reason = await read(stream)
-            assert reason == "error"
-            assert len(tokens) < 1000
-        assert not engine.is_alive
-        with pytest.raises(EngineDeadError):
-            await engine.submit([72], SamplingParams())
-        await engine.drain(5.0)
-    finally:
-        await engine.aclose()
-
-
 ORPHANING = """
 import asyncio, logging, sys
 from radixserve.config import EngineConfig
@@ -276,13 +250,7 @@ from radixserve.engine.client import EngineClient
 
 async def main():
     config = EngineConfig(model=sys.argv[1], num_pages=20, num_threads=1, dtype="float32")
-    client, info = await EngineClient.start(
-        config,
-        on_step=lambda step: None,
-        on_cache_events=lambda message: None,
-        on_answer=lambda answer: None,
-        on_exit=lambda: None,
-    )
+    client, info = await EngineClient.start(config, on_message=lambda message: None)
     print("ready", client.pid, flush=True)
     await asyncio.Event().wait()
 

@@ -14,7 +14,7 @@ from radixserve.errors import ContextLengthError, InvalidRequestError
 from radixserve.ids import DEFAULT_NAMESPACE, Namespace, RequestId
 from radixserve.sampling.params import SamplingDefaults, SamplingParams
 from radixserve.text.tokenizer import Tokenizer
-from radixserve.types import EngineInfo, EngineRequest
+from radixserve.types import CacheHints, EngineInfo, EngineRequest, PrefixMark
 
 VOCAB_SIZE = 260
 CONTEXT = 100
@@ -149,6 +149,24 @@ def test_min_tokens_must_fit_too(tokenizer: Tokenizer) -> None:
     assert "min_tokens is 11, but your prompt of 90 tokens leaves room for 10" in str(error)
     assert error.param == "min_tokens"
     assert admit(intake(tokenizer), [1] * 90, min_tokens=10).params.max_tokens == 10
+
+
+@pytest.mark.parametrize("num_tokens", [0, -1, 4])
+def test_marks_lie_in_the_prompt(tokenizer: Tokenizer, num_tokens: int) -> None:
+    gate = intake(tokenizer)
+    good = PrefixMark(num_tokens=3, keep_s=300.0)
+    bad = PrefixMark(num_tokens=num_tokens, keep_s=300.0)
+    late = PrefixMark(num_tokens=3, keep_s=1e6)
+    request = gate.admit(
+        RequestId("r"), [1, 2, 3], SamplingParams(), hints=CacheHints(marks=(good,))
+    )
+    assert request.hints.marks == (good,)
+    for wrong in (bad, late):
+        with pytest.raises(InvalidRequestError) as refused:
+            gate.admit(
+                RequestId("r"), [1, 2, 3], SamplingParams(), hints=CacheHints(marks=(good, wrong))
+            )
+        assert refused.value.param == "cache_control"
 
 
 def test_an_empty_prompt(tokenizer: Tokenizer) -> None:

@@ -320,6 +320,7 @@ def test_public_names_are_there_and_no_others() -> None:
         "LLM",
         "ChoiceOutput",
         "RequestOutput",
+        "GrammarSpec",
         "SamplingParams",
         "__version__",
     }

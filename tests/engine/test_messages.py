@@ -21,12 +21,17 @@ from radixserve.engine.messages import (
     Explained,
     Failed,
     FromEngine,
+    NotAnswered,
+    Ping,
+    Pong,
     ReadCacheStats,
     Ready,
+    SetPublic,
     Step,
     Submit,
     ToEngine,
     WatchCache,
+    WatchFailed,
     decode_from_engine,
     decode_to_engine,
     encode,
@@ -35,6 +40,7 @@ from radixserve.ids import Namespace, RequestId
 from radixserve.sampling.params import SamplingDefaults, SamplingParams
 from radixserve.types import (
     MISS_CAUSES,
+    REFUSAL_REASONS,
     CacheEvent,
     CacheExplanation,
     CacheHints,
@@ -44,6 +50,8 @@ from radixserve.types import (
     EngineInfo,
     EngineRequest,
     EngineStats,
+    PrefixMark,
+    ResumedChoice,
     TokenDelta,
     TokenLogprob,
 )
@@ -85,7 +93,21 @@ REQUESTS = st.builds(
     params=params(),
     end_token_ids=st.lists(TOKENS, max_size=3),
     namespace=TEXTS.map(Namespace),
-    hints=st.builds(CacheHints, keep_s=st.floats(0, 1e5), returns_soon=st.booleans()),
+    hints=st.builds(
+        CacheHints,
+        keep_s=st.floats(0, 1e5),
+        marks=st.lists(
+            st.builds(PrefixMark, num_tokens=st.integers(1, 99), keep_s=st.floats(0, 1e5)),
+            max_size=4,
+        ).map(tuple),
+        returns_soon=st.booleans(),
+    ),
+    tenant=TEXTS,
+    priority=st.integers(-(2**31), 2**31 - 1),
+    resumed=st.lists(
+        st.builds(ResumedChoice, index=st.integers(0, 63), token_ids=st.lists(TOKENS, max_size=9)),
+        max_size=3,
+    ),
 )
 
 TOKEN_LOGPROBS = st.builds(
@@ -125,10 +147,12 @@ STATS = st.builds(
     **{
         field.name: COUNTS
         for field in fields(EngineStats)
-        if field.name not in ("cache", "admissions")
+        if field.name not in ("cache", "admissions", "refused", "expected_wait_s")
     },
     cache=CACHES,
     admissions=st.dictionaries(CAUSES, COUNTS),
+    refused=st.dictionaries(st.sampled_from(REFUSAL_REASONS), COUNTS),
+    expected_wait_s=st.floats(0, 1e6),
 )
 INFOS = st.builds(
     EngineInfo,
@@ -172,20 +196,25 @@ REPLIES = (
     st.builds(Explained, EXPLANATIONS)
     | st.builds(Cleared, COUNTS)
     | st.builds(CacheStatsRead, CACHE_STATS)
+    | st.builds(NotAnswered, TEXTS)
 )
 
 TO_ENGINE = (
-    st.builds(Submit, REQUESTS)
+    st.builds(SetPublic, st.lists(st.lists(TOKENS, max_size=9), max_size=3))
+    | st.builds(Submit, REQUESTS)
     | st.builds(Abort, IDS, st.none() | st.integers(0, 63))
     | st.builds(WatchCache, st.none() | COUNTS)
     | st.builds(Ask, COUNTS, QUESTIONS)
+    | st.just(Ping())
 )
 FROM_ENGINE = (
     st.builds(Ready, INFOS)
     | st.builds(Failed, TEXTS, TEXTS)
-    | st.builds(Step, st.lists(DELTAS, max_size=4), STATS)
+    | st.builds(Step, st.lists(DELTAS, max_size=4), STATS, st.lists(IDS, max_size=3))
     | st.builds(Answer, COUNTS, REPLIES)
     | st.builds(CacheEvents, st.lists(EVENTS, max_size=3), st.none() | COUNTS)
+    | st.just(WatchFailed())
+    | st.just(Pong())
 )
 
 

@@ -62,6 +62,8 @@ def test_ids_of_any_integer_type_survive_the_message(tmp_path: Path) -> None:
     [
         ({"page_size": "16"}, "page_size is '16'; it must be a whole number"),
         ({"kv_cache_gib": True}, "kv_cache_gib is True; it must be a number"),
+        ({"engine_timeout_s": 0.0}, "engine_timeout_s is 0.0; it must be positive"),
+        ({"engine_timeout_s": "soon"}, "engine_timeout_s is 'soon'; it must be a number"),
         ({"num_pages": 100.0}, "num_pages is 100.0; it must be a whole number"),
         ({"max_running": 1.0}, "max_running is 1.0; it must be a whole number"),
         ({"kv_cache_gib": "1"}, "kv_cache_gib is '1'; it must be a number"),
@@ -88,14 +90,14 @@ async def test_a_stop_signal_to_the_group_drains_and_figures_never_stand_still(
     engine at once, and the answers that the client meant to drain with it. And while a long prompt
     was computed nothing was said, so the gauges showed an idle engine."""
     running: list[int] = []
-    on_step = AsyncEngine._on_step
+    on_step = AsyncEngine.on_step
 
     def watched(engine: AsyncEngine, step: Step) -> None:
         if not step.deltas:
             running.append(step.stats.num_running)
         on_step(engine, step)
 
-    monkeypatch.setattr(AsyncEngine, "_on_step", watched)
+    monkeypatch.setattr(AsyncEngine, "on_step", watched)
     config = EngineConfig(
         model=str(demo_dir), dtype="float32", num_pages=100, num_threads=1, max_batch_tokens=64
     )
@@ -105,7 +107,8 @@ async def test_a_stop_signal_to_the_group_drains_and_figures_never_stand_still(
         stream = await engine.submit([7] * 1000, params)
         first = await anext(stream)
         assert running.count(1) == 1000 // 64
-        os.kill(engine._client.pid, signal.SIGTERM)
+        assert engine._supervisor._client is not None
+        os.kill(engine._supervisor._client.pid, signal.SIGTERM)
         await engine.drain(60)
         deltas = [first, *[delta async for delta in stream]]
         assert deltas[-1].finish_reason == "length"

@@ -6,11 +6,11 @@ A token is a byte of UTF-8; an answer is "abcdefghij" over and over unless a scr
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from radixserve.engine.interface import TextDelta
+from radixserve.engine.interface import EngineHealth, TextDelta
 from radixserve.errors import (
     ContextLengthError,
     EngineDeadError,
@@ -32,33 +32,10 @@ from radixserve.types import (
     EngineStats,
     TokenLogprob,
 )
+from tests.frontend.fake_tokenizer import FakeTokenizer
 
 MAX_MODEL_LEN = 4096
 ALPHABET = "abcdefghij"
-
-
-class FakeTokenizer:
-    """Bytes as tokens, and a template of one line per message."""
-
-    def encode(
-        self, text: str, *, add_special_tokens: bool = True, param: str = "prompt"
-    ) -> list[int]:
-        return list(text.encode("utf-8"))
-
-    def encode_chat(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
-        lines = []
-        for message in messages:
-            content = message["content"]
-            if not isinstance(content, str):
-                content = "\n".join(part["text"] for part in content)
-            lines.append(f"{message['role']}: {content}\n")
-        return self.encode("".join(lines) + "assistant: ")
-
-    def token_bytes(self, token_id: int) -> bytes:
-        return bytes([token_id])
-
-    def token_text(self, token_id: int) -> str:
-        return self.token_bytes(token_id).decode("utf-8", "replace")
 
 
 @dataclass
@@ -90,9 +67,24 @@ class FakeStream:
         self, engine: "FakeEngine", submitted: Submitted, deltas: Sequence[TextDelta | Exception]
     ) -> None:
         self.request_id = RequestId(f"fake-{len(engine.submitted)}")
+        self.queued_s: float | None = 0.25
         self._engine = engine
         self._submitted = submitted
         self._deltas = iter(deltas)
+        self._last_words: list[TextDelta] = []
+
+    def end(self) -> None:
+        """A shutdown ends it, as a real engine's does."""
+        self._last_words = [
+            TextDelta(
+                index=index,
+                text="",
+                token_ids=[],
+                finish_reason="abort",
+                error="the server is shutting down",
+            )
+            for index in range(self._submitted.params.n)
+        ]
 
     def __aiter__(self) -> AsyncIterator[TextDelta]:
         return self
@@ -100,6 +92,8 @@ class FakeStream:
     async def __anext__(self) -> TextDelta:
         await self._engine.gate.pass_one()
         if self._submitted.closed.is_set():
+            if self._last_words and not self._submitted.is_finished:
+                return self._last_words.pop(0)
             raise StopAsyncIteration
         try:
             delta = next(self._deltas)
@@ -191,15 +185,19 @@ class FakeEngine:
         self.script = script or alphabet
         self.gate = Gate()
         self.submitted: list[Submitted] = []
+        self._streams: list[FakeStream] = []
         self.something_submitted = asyncio.Event()
         self.something_closed = asyncio.Event()
         self.watches: list[FakeWatch] = []
         self.is_alive = True
+        self.is_up = True
+        self.is_ready = True
         self.is_draining = False
         self.is_closed = False
         self.num_cached_tokens = 0
         self.asked: list[tuple[list[int], Namespace]] = []
         self.cleared: list[Namespace | None] = []
+        self.public_prefixes: list[list[int]] = []
 
     @property
     def stats(self) -> EngineStats:
@@ -229,6 +227,7 @@ class FakeEngine:
         tenant: str = "",
         priority: int = 0,
         deadline_s: float | None = None,
+        follows: RequestId | None = None,
         continues_prompt: bool = False,
         visible_ids: frozenset[int] = frozenset(),
     ) -> FakeStream:
@@ -247,7 +246,15 @@ class FakeEngine:
         submitted = Submitted(list(prompt_ids), params, namespace, hints, continues_prompt)
         self.submitted.append(submitted)
         self.something_submitted.set()
-        return FakeStream(self, submitted, self.script(submitted))
+        stream = FakeStream(self, submitted, self.script(submitted))
+        self._streams.append(stream)
+        return stream
+
+    def set_public_prefixes(self, prefixes: Sequence[Sequence[int]]) -> None:
+        for prefix in prefixes:
+            if len(prefix) > MAX_MODEL_LEN:
+                raise ContextLengthError("the prompt is too long", param="prompt")
+        self.public_prefixes = [list(prefix) for prefix in prefixes]
 
     async def explain(
         self, prompt_ids: Sequence[int], *, namespace: Namespace = DEFAULT_NAMESPACE
@@ -288,8 +295,24 @@ class FakeEngine:
         for watch in self.watches:
             watch.events.put_nowait(None)
 
+    @property
+    def health(self) -> EngineHealth:
+        return EngineHealth(
+            is_up=self.is_up and self.is_alive,
+            is_ready=self.is_ready and self.is_up and self.is_alive,
+            has_given_up=not self.is_alive and not self.is_closed,
+            num_restarts=3,
+            num_resumed_requests=8,
+        )
+
     async def aclose(self) -> None:
         self.is_closed = True
+        for stream in self._streams:
+            stream.end()
+        await self.die()
+
+    async def die(self) -> None:
+        """End for good, without a word to anybody."""
         self.is_alive = False
         for submitted in self.submitted:
             submitted.closed.set()

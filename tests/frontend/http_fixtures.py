@@ -6,13 +6,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import httpx
-import uvicorn
 from starlette.applications import Starlette
 
 from radixserve.engine.interface import Engine
 from radixserve_frontend.app import create_app
 from radixserve_frontend.config import ServerConfig
-from radixserve_frontend.server import DrainingServer
+from radixserve_frontend.key_store import open_key_store
+from radixserve_frontend.server import DrainingServer, uvicorn_config
 from radixserve_frontend.trace_recorder import TraceRecorder
 
 MODEL = "fake"
@@ -57,12 +57,12 @@ async def serving(
 ) -> AsyncIterator[RunningServer]:
     """Serve ``engine`` on a free port until the block is left."""
     config = config or config_of()
-    app = create_app(engine, config, recorder)
+    app = create_app(engine, config, recorder, keys=open_key_store(config))
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
     has_started = asyncio.Event()
     server = DrainingServer(
-        uvicorn.Config(app, log_config=None, access_log=False, lifespan="off"),
+        uvicorn_config(app, config),
         app.state.lifecycle,
         shutdown_timeout_s=config.shutdown_timeout_s,
         on_started=has_started.set,

@@ -112,6 +112,7 @@ async def test_stats() -> None:
             "evicted": 2,
             "whole_pages": 0,
             "cache_off": 0,
+            "scored": 0,
         },
         "evicted_pages": 3,
         "namespaces": 2,
@@ -138,7 +139,7 @@ async def test_explain_a_conversation() -> None:
         "prompt_tokens": 24,
         "matched_tokens": 20,
         "cause": "evicted",
-        "evicted_seconds_ago": 1.235,
+        "evicted_seconds_ago": 1,
         "text_around": {"before": PROMPT[8:20], "after": PROMPT[20:]},
         "in_other_namespaces": True,
     }

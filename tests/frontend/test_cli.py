@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import pytest
 
-from radixserve.config import EngineConfig
+from radixserve.config import EngineConfig, QueueLimits
 from radixserve.errors import CheckpointError, ConfigError
 from radixserve_frontend import server, terminal
 from radixserve_frontend.banner import banner
@@ -144,9 +144,9 @@ def test_logging_goes_to_our_own_loggers_only() -> None:
     # In a process of its own: logging is global.
     code = (
         "import logging\n"
-        "from radixserve_frontend.cli import configure_logging\n"
+        "from radixserve_frontend.logs import configure_logging\n"
         "configure_logging('debug')\n"
-        "for name in ('radixserve.x', 'radixserve_frontend.x', 'sse_starlette', 'httpx'):\n"
+        "for name in ('radixserve.x', 'radixserve_frontend.x', 'uvicorn', 'httpx'):\n"
         "    print(logging.getLogger(name).isEnabledFor(logging.DEBUG))\n"
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -175,8 +175,9 @@ class FakeStart:
         self._on_start = on_start
         self.engine: FakeEngine | None = None
 
-    async def start(self, config: EngineConfig) -> FakeEngine:
+    async def start(self, config: EngineConfig, limits: QueueLimits) -> FakeEngine:
         assert type(config) is EngineConfig
+        assert limits == QueueLimits()
         if self._on_start is not None:
             self._on_start()
             await asyncio.Event().wait()

@@ -29,6 +29,14 @@ MESSAGE = st.fixed_dictionaries(
     {},
     optional={"role": st.sampled_from(["user", "assistant", "x"]) | JSON, "content": TEXT | JSON},
 )
+FUNCTION = st.fixed_dictionaries(
+    {"name": st.sampled_from(["f", "g"]) | TEXT},
+    optional={"parameters": st.dictionaries(TEXT, JSON, max_size=3), "strict": st.booleans()},
+)
+FORMAT = st.fixed_dictionaries(
+    {"type": st.sampled_from(["text", "json_object", "json_schema"])},
+    optional={"json_schema": st.fixed_dictionaries({"name": TEXT, "schema": JSON})},
+)
 # Mostly plausible values for the fields that there are, so that damage is met one at a time.
 PLAUSIBLE: dict[str, st.SearchStrategy[Any]] = {
     "messages": st.lists(MESSAGE, min_size=1, max_size=3),
@@ -39,6 +47,10 @@ PLAUSIBLE: dict[str, st.SearchStrategy[Any]] = {
     "stream": st.booleans(),
     "stop": TEXT | st.lists(TEXT),
     "logprobs": st.booleans() | st.integers(-1, 21),
+    "tools": st.lists(st.fixed_dictionaries({"type": st.just("function"), "function": FUNCTION})),
+    "tool_choice": st.sampled_from(["auto", "none", "required"]) | JSON,
+    "response_format": FORMAT | JSON,
+    "structured_outputs": st.dictionaries(st.sampled_from(["json", "regex", "choice"]), JSON),
     "logit_bias": st.dictionaries(TEXT | st.integers(-1, 300).map(str), st.floats(-120, 120)),
 }
 

@@ -141,6 +141,6 @@ async def test_a_shutdown_ends_it_while_answers_still_run() -> None:
 async def test_a_dead_engine_is_not_watched() -> None:
     engine = FakeEngine()
     async with serving(engine) as server, server.client() as client:
-        await engine.aclose()
+        await engine.die()
         assert error_of(await client.get(PATH), 503)["code"] == "engine_dead"
     assert engine.watches == []

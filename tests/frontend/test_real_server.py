@@ -5,6 +5,7 @@ the cache is seen through HTTP, and whether pages come back.
 """
 
 import asyncio
+import json
 import os
 import re
 import signal
@@ -16,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import httpx
 import openai
@@ -37,6 +38,12 @@ class Serving:
 
     process: subprocess.Popen[str]
     url: str
+    log_file: TextIO
+
+    def log(self) -> str:
+        """What it has logged so far."""
+        self.log_file.seek(0)
+        return self.log_file.read()
 
     def client(self) -> httpx.Client:
         return httpx.Client(base_url=self.url, timeout=TIMEOUT_S)
@@ -59,8 +66,8 @@ class Serving:
             while True:
                 samples = self.samples()
                 if not (
-                    samples["radixserve_requests_running"]
-                    or samples["radixserve_requests_waiting"]
+                    samples["radixserve_num_requests_running"]
+                    or samples["radixserve_num_requests_waiting"]
                     or samples["radixserve_pagesin_use"]
                 ):
                     return samples
@@ -69,15 +76,16 @@ class Serving:
 
 
 @contextmanager
-def running_server(*options: str) -> Iterator[Serving]:
+def running_server(*options: str, temporary: Path | None = None) -> Iterator[Serving]:
     """Start a server, wait for its banner, end it."""
+    environ = {} if temporary is None else {"TMPDIR": str(temporary)}
     with tempfile.TemporaryDirectory() as cache, tempfile.TemporaryFile("w+") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "radixserve_frontend", "serve", MODEL, *OPTIONS, *options],
             stdout=subprocess.PIPE,
             stderr=log,
             text=True,
-            env=os.environ | {"XDG_CACHE_HOME": cache},
+            env=os.environ | {"XDG_CACHE_HOME": cache} | environ,
         )
         timer = threading.Timer(START_S, process.kill)
         timer.start()
@@ -94,7 +102,7 @@ def running_server(*options: str) -> Iterator[Serving]:
             if url is None:
                 log.seek(0)
                 pytest.fail(f"the server did not start:\n{log.read()}")
-            yield Serving(process, url)
+            yield Serving(process, url, log)
         finally:
             timer.cancel()
             process.kill()
@@ -319,23 +327,54 @@ def test_sigterm_lets_a_stream_finish_and_ends_cleanly() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="finds the engine process in /proc")
-def test_the_server_outlives_its_engine() -> None:
+def test_the_server_and_its_streams_outlive_the_engine() -> None:
     with running_server() as server, server.client() as client:
         pid = server.process.pid
         (engine_pid,) = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-        body = {"model": MODEL, "prompt": "x", "max_tokens": 4000, "ignore_eos": True}
-        lines: list[str] = []
+        body = {"model": MODEL, "prompt": "x", "max_tokens": 1500, "temperature": 0}
+        body["ignore_eos"] = True
+        undisturbed = client.post(COMPLETIONS, json=body).json()["choices"][0]["text"]
+        assert client.post("/cache/clear", json={}).status_code == 200
+        text = ""
+        statuses: set[tuple[str, int]] = set()
         with client.stream("POST", COMPLETIONS, json={**body, "stream": True}) as response:
             for line in response.iter_lines():
-                if line:
-                    if not lines:
+                if line.startswith("data: {"):
+                    text += json.loads(line.removeprefix("data: "))["choices"][0]["text"]
+                    if len(text) > 300 and not statuses:
                         os.kill(int(engine_pid), signal.SIGKILL)
+                        for path in ("/health", "/metrics", "/ready"):
+                            statuses.add((path, client.get(path).status_code))
+        assert text == undisturbed
+        # Whether it was ready depends on how fast the kernel kills.
+        assert statuses >= {("/health", 200), ("/metrics", 200)}
+        assert client.get("/ready").json() == {"status": "ready"}
+        samples = server.samples()
+        assert samples["radixserve_engine_restarts_total"] == 1
+        assert samples["radixserve_resumed_requests_total"] == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="finds the engine process in /proc")
+def test_a_second_interrupt_ends_at_once_and_leaves_nothing(tmp_path: Path) -> None:
+    """Not even the answers' last events are lost, nor does an engine, a socket or a traceback
+    stay behind."""
+    body = {"model": MODEL, "prompt": "x", "max_tokens": 4000, "ignore_eos": True, "stream": True}
+    with running_server(temporary=tmp_path) as server, server.client() as client:
+        pid = server.process.pid
+        (engine_pid,) = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        lines: list[str] = []
+        with client.stream("POST", COMPLETIONS, json=body) as response:
+            for line in response.iter_lines():
+                if line:
+                    if len(lines) < 2:
+                        server.process.send_signal(signal.SIGINT)
                     lines.append(line)
-        assert '"error"' in lines[-1]
-        assert client.get("/health").status_code == 503
-        error = error_of(client.post(COMPLETIONS, json=body), 503)
-        assert error["code"] == "engine_dead"
-        assert client.get("/metrics").status_code == 200
+        assert json.loads(lines[-1].removeprefix("data: "))["error"]["code"] == "shutting_down"
+        assert server.process.wait(TIMEOUT_S) == 0
+        assert not Path(f"/proc/{engine_pid}").exists()
+        assert "again: stopping at once" in server.log()
+        assert "Traceback" not in server.log()
+    assert list(tmp_path.glob("radixserve-*")) == []
 
 
 def test_chat_in_the_terminal(server: Serving, tmp_path: Path) -> None:

@@ -76,7 +76,8 @@ async def test_stop_token_ids_are_bounded() -> None:
 
 async def test_what_an_unsupported_field_may_be_is_said_in_json() -> None:
     """Regression: "send null, False"."""
-    assert "null or false" in error_of(await complete(FakeEngine(), echo=True), 400)["message"]
+    error = error_of(await chat(FakeEngine(), function_call="auto"), 400)
+    assert 'null or "none"' in error["message"]
 
 
 async def test_choices_begin_in_their_order() -> None:
@@ -231,13 +232,7 @@ async def test_a_temporary_directory_too_deep_for_a_socket(
     deep.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(deep))
     with pytest.raises(ConfigError, match="TMPDIR"):
-        await EngineClient.start(
-            EngineConfig(),
-            on_step=nothing,
-            on_cache_events=nothing,
-            on_answer=nothing,
-            on_exit=nothing,
-        )
+        await EngineClient.start(EngineConfig(), on_message=nothing)
     assert list(deep.iterdir()) == []
 
 
@@ -254,13 +249,7 @@ async def test_the_engine_has_a_process_group_of_its_own(
     python.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(python))
     with pytest.raises(EngineDeadError):
-        await EngineClient.start(
-            EngineConfig(),
-            on_step=nothing,
-            on_cache_events=nothing,
-            on_answer=nothing,
-            on_exit=nothing,
-        )
+        await EngineClient.start(EngineConfig(), on_message=nothing)
     assert int(found.read_text()) != os.getpgrp()
 
 

@@ -58,3 +58,13 @@ async def test_headers_of_a_stream() -> None:
     assert response.headers["x-accel-buffering"] == "no"
     assert len(response.headers["x-request-id"]) == 32
     assert response.text.endswith("data: [DONE]\n\n")
+
+
+async def test_the_head_of_an_endless_stream_ends() -> None:
+    engine = FakeEngine()
+    async with serving(engine) as server, server.client() as client, asyncio.timeout(TIMEOUT_S):
+        response = await client.head("/cache/events")
+        assert response.status_code == 200
+        assert response.headers["content-type"].startswith("text/event-stream")
+        assert (await client.get("/health")).status_code == 200
+    assert [watch.is_closed for watch in engine.watches] == [True]

@@ -7,6 +7,7 @@ import itertools
 import json
 import logging
 import os
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from radixserve.ids import DEFAULT_NAMESPACE, Namespace
 from radixserve_frontend import server as server_module
 from radixserve_frontend.app import create_app
 from radixserve_frontend.cli import main
+from radixserve_frontend.trace_file import TraceFile
 from radixserve_frontend.trace_recorder import BLOCK_TOKENS, BlockNumbers, TraceRecorder
 from tests.frontend.fake_engine import FakeEngine, fails
 from tests.frontend.http_calls import CHAT, COMPLETIONS, MESSAGES, PROMPT
@@ -121,6 +123,7 @@ def test_a_line_says_what_it_should_and_the_file_is_whole_after_each(path: Path)
                 "hash_ids": ids,
             }
         )
+        recorder.flush()
         # As if the process had been killed here.
         assert lines_of(path) == expected
     for _ in range(100):
@@ -154,6 +157,9 @@ def test_what_cannot_be_a_new_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="exists; a trace is never overwritten"):
         TraceRecorder(old)
     assert old.read_text() == "precious"
+    for name in ("", ".", "trace\0.jsonl"):
+        with pytest.raises(ConfigError, match="is no name of a file; give one"):
+            TraceRecorder(Path(name))
     with pytest.raises(ConfigError, match="cannot be made: No such file or directory"):
         TraceRecorder(tmp_path / "nowhere" / "new.jsonl")
 
@@ -165,6 +171,7 @@ def test_a_write_may_take_less_than_all(
     monkeypatch.setattr(os, "pwrite", lambda fd, data, at: pwrite(fd, data[:7], at))
     for length in (1, 2, 3):
         recorder.begin([1] * length, DEFAULT_NAMESPACE).end()
+    recorder.flush()
     assert [line["input_length"] for line in lines_of(path)] == [1, 2, 3]
 
 
@@ -177,6 +184,7 @@ def test_a_full_disk_ends_the_recording_with_one_warning(
     is_restored: bool,
 ) -> None:
     recorder.begin([1], DEFAULT_NAMESPACE).end()
+    recorder.flush()
     kept = path.read_bytes()
     pwrite = os.pwrite
     calls = itertools.count()
@@ -197,6 +205,7 @@ def test_a_full_disk_ends_the_recording_with_one_warning(
     with caplog.at_level(logging.WARNING, "radixserve_frontend"):
         for _ in range(3):
             recorder.begin([2], DEFAULT_NAMESPACE).end()
+        recorder.flush()
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert "No space left on device" in caplog.text
     if is_restored:
@@ -221,6 +230,7 @@ async def test_every_prompt_has_its_line_and_choices_are_summed(
         assert (await client.post(COMPLETIONS, json=prompts)).status_code == 200
         # What the engine refuses is no traffic.
         assert (await client.post(COMPLETIONS, json={**prompts, "max_tokens": 5000})).is_error
+    recorder.flush()
     lines = lines_of(path)
     assert [(line["input_length"], line["output_length"], line["hash_ids"]) for line in lines] == [
         (len(PROMPT), 20, [0]),
@@ -257,10 +267,68 @@ async def test_who_leaves_and_what_fails_is_recorded_too(
         engine.gate.release()
         engine.script = fails("ab", "broken")
         assert (await client.post(CHAT, json={**body, "stream": False})).status_code == 500
+    recorder.flush()
     aborted, failed = lines_of(path)
     assert aborted["input_length"] == failed["input_length"] == len(PROMPT)
     assert 1 <= aborted["output_length"] <= 3
     assert failed["output_length"] == 2
+
+
+class StuckDisk:
+    """A file whose first line is not written until it is allowed."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.is_stuck = threading.Event()
+        self.may_go_on = threading.Event()
+        append = TraceFile.append
+
+        def wait(file: TraceFile, line: bytes) -> None:
+            self.is_stuck.set()
+            assert self.may_go_on.wait(TIMEOUT_S)
+            append(file, line)
+
+        monkeypatch.setattr(TraceFile, "append", wait)
+
+
+async def test_a_disk_that_hangs_holds_no_request_up(
+    path: Path, recorder: TraceRecorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = StuckDisk(monkeypatch)
+    body = {"model": MODEL, "messages": MESSAGES, "max_tokens": 1}
+    async with calling(create_app(FakeEngine(), config_of(), recorder)) as client:
+        for _ in range(2):
+            assert (await client.post(CHAT, json=body)).status_code == 200
+            assert disk.is_stuck.wait(TIMEOUT_S)
+    assert lines_of(path) == []
+    disk.may_go_on.set()
+    recorder.flush()
+    assert len(lines_of(path)) == 2
+
+
+def test_who_falls_too_far_behind_leaves_prompts_out_and_says_so_once(
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    disk = StuckDisk(monkeypatch)
+    recorder = TraceRecorder(path, max_behind=4)
+    recorder.begin([1], DEFAULT_NAMESPACE).end()
+    assert disk.is_stuck.wait(TIMEOUT_S)
+    waiting = [recorder.begin([1] * length, DEFAULT_NAMESPACE) for length in range(2, 9)]
+    for prompt in waiting:
+        prompt.end()
+    disk.may_go_on.set()
+    recorder.close()
+    assert [line["input_length"] for line in lines_of(path)] == [1]
+    assert ["leaves prompts out" in message for message in caplog.messages] == [True]
+
+
+def test_what_cannot_be_hashed_ends_nothing(
+    path: Path, recorder: TraceRecorder, caplog: pytest.LogCaptureFixture
+) -> None:
+    recorder.begin([2**40], DEFAULT_NAMESPACE).end()
+    recorder.begin([1, 2], DEFAULT_NAMESPACE).end()
+    recorder.flush()
+    assert [line["input_length"] for line in lines_of(path)] == [2]
+    assert "could not be recorded" in caplog.text
 
 
 # As a user starts it
@@ -286,7 +354,9 @@ def test_the_recording_is_closed_with_the_server(
 ) -> None:
     seen: list[TraceRecorder | None] = []
 
-    async def served(config: Any, listener: Any, recorder: TraceRecorder | None) -> None:
+    async def served(
+        config: Any, listener: Any, recorder: TraceRecorder | None, **others: Any
+    ) -> None:
         seen.append(recorder)
         if recorder is not None:
             recorder.begin([1], DEFAULT_NAMESPACE).end()

@@ -8,7 +8,13 @@ from radixserve.sampling.params import SamplingParams
 
 
 def make_request(
-    arrival: int, tokens: list[int] | None = None, *, namespace: str = "", max_tokens: int = 100
+    arrival: int,
+    tokens: list[int] | None = None,
+    *,
+    namespace: str = "",
+    max_tokens: int = 100,
+    tenant: str = "",
+    priority: int = 0,
 ) -> Request:
     return Request(
         RequestId(f"r{arrival}"),
@@ -17,4 +23,6 @@ def make_request(
         namespace=Namespace(namespace),
         stop_token_ids=frozenset(),
         arrival=arrival,
+        tenant=tenant,
+        priority=priority,
     )

@@ -7,23 +7,30 @@ from radixserve.cache.retention import Keep
 from radixserve.ids import DEFAULT_NAMESPACE, RequestId
 from radixserve.request import Request
 from radixserve.sampling.params import SamplingParams
-from radixserve.scheduler.scheduler import _keep
-from radixserve.types import NO_HINTS, CacheHints
+from radixserve.scheduler.scheduler import _keeps
+from radixserve.types import NO_HINTS, CacheHints, PrefixMark
+
+MARKS = (PrefixMark(num_tokens=3, keep_s=3600.0), PrefixMark(num_tokens=7, keep_s=300.0))
 
 
 @pytest.mark.parametrize(
     ("hints", "num_kept_tokens", "expected"),
     [
-        (NO_HINTS, 15, None),
-        (CacheHints(keep_s=300.0), 15, Keep(10, 300.0)),
-        (CacheHints(keep_s=300.0), 4, Keep(4, 300.0)),
-        (CacheHints(returns_soon=True), 15, Keep(15, 60.0)),
-        (CacheHints(returns_soon=True, keep_s=300.0), 15, Keep(15, 300.0)),
+        (NO_HINTS, 15, []),
+        (CacheHints(keep_s=300.0), 15, [Keep(10, 300.0)]),
+        (CacheHints(keep_s=300.0), 4, [Keep(4, 300.0)]),
+        (CacheHints(returns_soon=True), 15, [Keep(15, 60.0)]),
+        (CacheHints(returns_soon=True, keep_s=300.0), 15, [Keep(15, 300.0)]),
+        (CacheHints(marks=MARKS), 15, [Keep(7, 300.0), Keep(3, 3600.0)]),
+        (CacheHints(marks=MARKS), 5, [Keep(5, 300.0), Keep(3, 3600.0)]),
+        (
+            CacheHints(marks=MARKS, returns_soon=True),
+            15,
+            [Keep(15, 60.0), Keep(7, 300.0), Keep(3, 3600.0)],
+        ),
     ],
 )
-def test_hints_become_wishes(
-    hints: CacheHints, num_kept_tokens: int, expected: Keep | None
-) -> None:
+def test_hints_become_wishes(hints: CacheHints, num_kept_tokens: int, expected: list[Keep]) -> None:
     request = Request(
         RequestId("r"),
         np.zeros(10, dtype=np.int32),
@@ -33,4 +40,4 @@ def test_hints_become_wishes(
         arrival=0,
         hints=hints,
     )
-    assert _keep(request, num_kept_tokens) == expected
+    assert _keeps(request, num_kept_tokens) == expected

@@ -7,7 +7,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from radixserve.cache.prefix_cache import Finding, Lease, PrefixCache
+from radixserve.cache.prefix_cache import Finding, Lease, PrefixCache, Use
 from radixserve.ids import DEFAULT_NAMESPACE, Namespace, TokenArray
 from radixserve.request import Request
 from radixserve.scheduler.admission import Admission
@@ -198,7 +198,12 @@ class Watched(PrefixCache):
     __slots__ = ("expected",)
 
     def acquire(
-        self, namespace: Namespace, tokens: TokenArray, *, whole_pages_only: bool = False
+        self,
+        namespace: Namespace,
+        tokens: TokenArray,
+        *,
+        whole_pages_only: bool = False,
+        use: Use | None = None,
     ) -> Lease:
         held = {path for name, path in held_prefixes(self) if name == namespace}
         prompt = tuple(tokens.tolist())
@@ -206,7 +211,7 @@ class Watched(PrefixCache):
         self.expected = num_held // self.page_size * self.page_size
         if not whole_pages_only:
             self.expected = num_held
-        return super().acquire(namespace, tokens, whole_pages_only=whole_pages_only)
+        return super().acquire(namespace, tokens, whole_pages_only=whole_pages_only, use=use)
 
 
 REQUESTS = st.lists(

@@ -4,6 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from radixserve.cache.public_prefixes import PublicPrefixes
 from radixserve.request import Request
 from radixserve.scheduler.producers import Producers, Production
 from tests.scheduler.requests import make_request
@@ -48,7 +49,7 @@ def search(
 def test_finds_whom_a_search_finds(
     running: list[tuple[list[int], str, int, bool]], newcomer: list[int], num_cached_tokens: int
 ) -> None:
-    producers = Producers(SIZE)
+    producers = Producers(SIZE, PublicPrefixes())
     announced: dict[Request, int] = {}
     for arrival, (tokens, namespace, pages, leaves) in enumerate(running):
         request = make_request(arrival, tokens, namespace=namespace)
@@ -74,7 +75,7 @@ def test_finds_whom_a_search_finds(
 
 def test_a_page_that_is_cached_in_part_is_not_waited_for() -> None:
     """Only whole pages are shared in flight; of this one the newcomer needs a piece."""
-    producers = Producers(4)
+    producers = Producers(4, PublicPrefixes())
     producer = make_request(1, list(range(1, 10)))
     producers.announce(producer, 0)
     newcomer = make_request(2, list(range(1, 10)))
@@ -86,7 +87,7 @@ def test_a_page_that_is_cached_in_part_is_not_waited_for() -> None:
 
 
 def test_an_unfinished_page_is_not_announced_until_its_tokens_are_known() -> None:
-    producers = Producers(4)
+    producers = Producers(4, PublicPrefixes())
     producer = make_request(1, [1, 2, 3])
     producers.announce(producer, 0)
     newcomer = make_request(2, [1, 2, 3, 4, 5])
@@ -97,7 +98,7 @@ def test_an_unfinished_page_is_not_announced_until_its_tokens_are_known() -> Non
 
 
 def test_the_same_page_behind_different_prefixes_is_not_shared() -> None:
-    producers = Producers(2)
+    producers = Producers(2, PublicPrefixes())
     producer = make_request(1, [1, 1, 5, 6])
     producers.announce(producer, 2)
     assert producers.find(make_request(2, [2, 2, 5, 6, 7]), 2) is None
@@ -105,7 +106,7 @@ def test_the_same_page_behind_different_prefixes_is_not_shared() -> None:
 
 
 def test_whoever_shares_most_is_the_one_to_wait_for() -> None:
-    producers = Producers(2)
+    producers = Producers(2, PublicPrefixes())
     short, long = make_request(1, [1, 2, 3, 4]), make_request(2, [1, 2, 3, 4, 5, 6, 7])
     for request in (short, long):
         producers.announce(request, 0)
@@ -117,7 +118,7 @@ def test_whoever_shares_most_is_the_one_to_wait_for() -> None:
 
 def test_an_announced_page_is_compared_by_value() -> None:
     """The buffer that a key was made from is written into as the request grows."""
-    producers = Producers(2)
+    producers = Producers(2, PublicPrefixes())
     producer = make_request(1, [1, 2])
     producers.announce(producer, 0)
     for token in range(200):

@@ -15,11 +15,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "config": {"errors"},
     "types": {"ids", "sampling.params"},
     "threads": set(),
-    "request": {"ids", "types", "cache", "sampling.params"},
+    "request": {"ids", "types", "cache", "sampling.params", "sampling.constraint"},
     "memory": {"errors", "config"},
     "device": COMMON,
     "cache": COMMON,
-    "scheduler": COMMON | {"request", "cache", "sampling.params"},
+    "scheduler": COMMON | {"request", "cache", "sampling.params", "sampling.constraint"},
     "sampling": COMMON | {"device", "radixserve_kernels"},
     "attention": COMMON | {"device", "radixserve_kernels"},
     "model": COMMON | {"device", "attention", "sampling.params", "radixserve_kernels"},
@@ -53,18 +53,28 @@ MAY_IMPORT: dict[str, set[str]] = {
     "llm": COMMON | {"engine", "text", "sampling.params"},
     "radixserve_kernels": set(),
     "radixserve_frontend": COMMON
-    | {"engine.async_engine", "engine.interface", "text", "demo", "sampling.params", "sampling.grammar", "__version__"},
+    | {
+        "engine.async_engine",
+        "engine.interface",
+        "text",
+        "demo",
+        "sampling.params",
+        "sampling.grammar",
+        "__version__",
+    },
 }
 
 # Third-party packages that only these rooms (or modules) may import.
 ONLY_IN = {
     "torch": {"device", "runner", "attention", "model", "sampling", "radixserve_kernels", "demo"},
     "triton": {"radixserve_kernels"},
+    "llguidance": {"sampling.grammar_compiler"},
     "zmq": {"engine.process", "engine.client"},
     "msgspec": {"engine.process", "engine.client", "engine.messages"},
     "starlette": {"radixserve_frontend"},
     "uvicorn": {"radixserve_frontend"},
     "sse_starlette": {"radixserve_frontend"},
+    "opentelemetry": {"radixserve_frontend.tracing"},
     "prometheus_client": {"radixserve_frontend"},
 }
 

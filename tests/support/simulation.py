@@ -278,6 +278,8 @@ class Simulation:
         seed: int = 0,
         namespace: str = "",
         stop_token_ids: tuple[int, ...] = (),
+        tenant: str = "",
+        priority: int = 0,
     ) -> None:
         self.scheduler.add(
             EngineRequest(
@@ -288,6 +290,8 @@ class Simulation:
                 ),
                 end_token_ids=[0, *stop_token_ids],
                 namespace=Namespace(namespace),
+                tenant=tenant,
+                priority=priority,
             )
         )
 

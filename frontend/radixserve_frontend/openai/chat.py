@@ -1,35 +1,37 @@
 """``POST /v1/chat/completions``: messages in, the assistant's turn out."""
 
-from typing import Any, Final
+from dataclasses import replace
+from typing import Any
 
-from radixserve.engine.interface import Engine, TextDelta
-from radixserve.text.tokenizer import Tokenizer
+from radixserve.engine.interface import Engine
+from radixserve.errors import InvalidRequestError
+from radixserve.sampling.grammar import GrammarSpec
+from radixserve_frontend.breakpoints import prefix_marks
 from radixserve_frontend.config import ServerConfig
 from radixserve_frontend.conversation import Conversation, prepare_chat
 from radixserve_frontend.dialect import (
     Arrival,
     Prepared,
-    Totals,
     check_choices,
     check_model,
     check_stream_options,
 )
 from radixserve_frontend.generation import Job
 from radixserve_frontend.http_errors import ErrorAnswer, openai_error
-from radixserve_frontend.json_text import decode_json, encode_json
-from radixserve_frontend.openai.logprobs import chat_logprobs
+from radixserve_frontend.json_text import decode_json
+from radixserve_frontend.openai.chat_reply import ChatReply
+from radixserve_frontend.openai.marks import message_breakpoints
 from radixserve_frontend.openai.params import (
     cache_hints,
     cache_namespace,
     chat_params,
     max_tokens_field,
 )
-from radixserve_frontend.openai.reply import CollectedChoice, Envelope, break_off
+from radixserve_frontend.openai.reply import Envelope
+from radixserve_frontend.openai.response_format import content_grammar
 from radixserve_frontend.openai.schema import ChatRequest
+from radixserve_frontend.openai.tools import tool_choice
 from radixserve_frontend.validation import validate
-
-_CHUNK: Final = "chat.completion.chunk"
-_ANSWER: Final = "chat.completion"
 
 
 class ChatDialect:
@@ -53,8 +55,11 @@ class ChatDialect:
         params = chat_params(request)
         check_choices(1, params.n, self._config)
         tokenizer = self._engine.tokenizer
-        conversation = Conversation(messages=[message.as_dict() for message in request.messages])
+        grammar = content_grammar(request)
+        conversation = _conversation(request, grammar.spec)
         chat = prepare_chat(tokenizer, conversation, params)
+        breakpoints = message_breakpoints(request.messages, conversation.messages)
+        marks = prefix_marks(tokenizer, conversation, chat.prompt_ids, breakpoints)
         envelope = Envelope(
             response_id=f"chatcmpl-{arrival.request_id}",
             model=request.model,
@@ -66,91 +71,69 @@ class ChatDialect:
                 params=chat.params,
                 namespace=cache_namespace(request, arrival.caller),
                 tenant=arrival.caller.tenant,
-                hints=cache_hints(request),
-                continues_prompt=False,
+                priority=request.priority or 0,
+                deadline_s=request.timeout,
+                hints=replace(
+                    cache_hints(request, returns_soon=_may_call(conversation)), marks=marks
+                ),
+                continues_prompt=conversation.continues_last,
                 visible_ids=chat.visible_ids,
             ),
-            reply=ChatReply(envelope, tokenizer, n=params.n),
+            reply=ChatReply(
+                envelope,
+                tokenizer,
+                n=params.n,
+                new_parser=chat.new_parser,
+                is_plain=chat.is_plain,
+            ),
             stream=request.wants_stream,
             cache_report=request.wants_cache_report,
-            field_names={"prompt": "messages", "max_tokens": max_tokens_field(request)},
+            field_names={
+                "prompt": "messages",
+                "max_tokens": max_tokens_field(request),
+                "grammar": grammar.field if grammar.spec is not None else chat.grammar_field,
+            },
         )
 
 
-class ChatReply:
-    """Implements ``dialect.Reply``. Mutable, one per request."""
+def _may_call(conversation: Conversation) -> bool:
+    """Whether the answer may call tools. Such a conversation comes back with their results; that
+    has to be said when it starts, when nobody knows yet what the answer will be."""
+    return bool(conversation.tools) and conversation.tool_choice != "none"
 
-    def __init__(self, envelope: Envelope, tokenizer: Tokenizer, *, n: int) -> None:
-        self._envelope = envelope
-        self._tokenizer = tokenizer
-        self._head, self._tail = envelope.chunk_parts(_CHUNK)
-        self._n = n
-        self._has_begun = False
-        self._choices = [CollectedChoice() for _ in range(n)]
 
-    def chunk(self, index: int, delta: TextDelta) -> bytes:
-        """See ``Reply.chunk``. The choices' first events carry their roles.
-
-        All choices begin at once and in their order, because OpenAI's client puts a stream's
-        choices together in the order of their first events; and together with the first token, not
-        before, because a client that times its first event measures the first token.
-        """
-        if not (delta.text or delta.logprobs or delta.finish_reason):
-            return b""
-        events = b""
-        if not self._has_begun:
-            self._has_begun = True
-            role = {"role": "assistant", "content": ""}
-            events = b"".join(self._event(each, role, None) for each in range(self._n))
-        return events + self._event(
-            index, {"content": delta.text} if delta.text or delta.logprobs else {}, delta
+def _conversation(request: ChatRequest, grammar: GrammarSpec | None) -> Conversation:
+    """*Raises* ``InvalidRequestError`` for fields that do not fit together."""
+    continues_last = bool(request.continue_final_message)
+    if continues_last and request.add_generation_prompt:
+        raise InvalidRequestError(
+            "continue_final_message and add_generation_prompt are both true; an answer goes on "
+            "from the last message or follows it",
+            param="add_generation_prompt",
         )
+    if request.add_generation_prompt is False and not continues_last:
+        raise InvalidRequestError(
+            "add_generation_prompt is false, but continue_final_message is not true; for a prompt "
+            "of your own, use /v1/completions",
+            param="add_generation_prompt",
+        )
+    return Conversation(
+        messages=[message.as_dict() for message in request.messages],
+        tools=[tool.as_dict() for tool in request.tools or ()],
+        tool_choice=tool_choice(request.tool_choice),
+        parallel_tool_calls=request.parallel_tool_calls is not False,
+        grammar=grammar,
+        template_variables=_template_variables(request),
+        continues_last=continues_last,
+    )
 
-    def end(self, totals: Totals) -> bytes:
-        """See ``Reply.end``."""
-        return self._envelope.end(_CHUNK, totals)
 
-    def fail(self, answer: ErrorAnswer) -> bytes:
-        """See ``Reply.fail``."""
-        return break_off(answer)
-
-    def add(self, index: int, delta: TextDelta) -> None:
-        """See ``Reply.add``."""
-        self._choices[index].add(delta)
-
-    def answer(self, totals: Totals) -> dict[str, Any]:
-        """See ``Reply.answer``."""
-        choices = [
-            {
-                "index": index,
-                "message": {
-                    "role": "assistant",
-                    "content": choice.text,
-                    "refusal": None,
-                },
-                "logprobs": (
-                    None
-                    if choice.logprobs is None
-                    else chat_logprobs(choice.logprobs, self._tokenizer)
-                ),
-                "finish_reason": choice.finish_reason,
-                "stop_reason": choice.stop_reason,
-            }
-            for index, choice in enumerate(self._choices)
-        ]
-        return self._envelope.answer(_ANSWER, choices, totals)
-
-    def _event(self, index: int, content: dict[str, Any], delta: TextDelta | None) -> bytes:
-        choice: dict[str, Any] = {
-            "index": index,
-            "delta": content,
-            "logprobs": None,
-            "finish_reason": None,
-        }
-        if delta is not None:
-            if delta.logprobs is not None:
-                choice["logprobs"] = chat_logprobs(delta.logprobs, self._tokenizer)
-            if delta.finish_reason is not None:
-                choice["finish_reason"] = delta.finish_reason
-                choice["stop_reason"] = delta.stop_reason
-        return self._head + encode_json(choice) + self._tail
+def _template_variables(request: ChatRequest) -> dict[str, Any]:
+    """Names that a template may look for; those that it does not look for do nothing."""
+    variables: dict[str, Any] = {}
+    if request.reasoning_effort is not None:
+        variables["reasoning_effort"] = request.reasoning_effort
+    if request.reasoning_effort == "none":
+        # Two families' names for the same.
+        variables |= {"enable_thinking": False, "thinking": False}
+    return variables | (request.chat_template_kwargs or {})

@@ -1,30 +1,29 @@
 """``POST /v1/completions``: a prompt, or several, as text or token ids; their continuations out."""
 
-from typing import Any, Final
+from dataclasses import replace
+from typing import Any
 
-from radixserve.engine.interface import Engine, TextDelta
+from radixserve.engine.interface import Engine
 from radixserve.errors import InvalidRequestError
+from radixserve.sampling.params import SamplingParams
 from radixserve.text.tokenizer import Tokenizer
 from radixserve_frontend.config import ServerConfig
 from radixserve_frontend.dialect import (
     Arrival,
     Prepared,
-    Totals,
     check_choices,
     check_model,
     check_stream_options,
 )
 from radixserve_frontend.generation import Job
 from radixserve_frontend.http_errors import ErrorAnswer, openai_error
-from radixserve_frontend.json_text import decode_json, encode_json
-from radixserve_frontend.openai.logprobs import completion_logprobs, next_offset
+from radixserve_frontend.json_text import decode_json
+from radixserve_frontend.openai.completion_reply import CompletionReply, PromptParts, Wanted
 from radixserve_frontend.openai.params import cache_hints, cache_namespace, completion_params
-from radixserve_frontend.openai.reply import CollectedChoice, Envelope, break_off
+from radixserve_frontend.openai.reply import Envelope
+from radixserve_frontend.openai.response_format import content_grammar
 from radixserve_frontend.openai.schema import CompletionRequest
 from radixserve_frontend.validation import validate
-
-# OpenAI's name for chunks and answers alike.
-_KIND: Final = "text_completion"
 
 
 class CompletionDialect:
@@ -45,15 +44,15 @@ class CompletionDialect:
         request = validate(CompletionRequest, decode_json(body))
         check_model(request.model, self._config)
         check_stream_options(request)
-        params = completion_params(request)
+        grammar = content_grammar(request)
+        params = replace(completion_params(request), grammar=grammar.spec)
+        wanted = _wanted(request, params)
         prompts = request.prompts()
         check_choices(len(prompts), params.n, self._config)
         tokenizer = self._engine.tokenizer
-        prompt_ids = [
-            tokenizer.encode(prompt) if isinstance(prompt, str) else prompt for prompt in prompts
-        ]
-        for number, ids in enumerate(prompt_ids):
-            if not ids:
+        parts = [_parts(prompt, tokenizer, with_text=wanted.echo) for prompt in prompts]
+        for number, each in enumerate(parts):
+            if not each.token_ids:
                 raise InvalidRequestError(
                     f"{'prompt' if len(prompts) == 1 else f'prompt[{number}]'} is empty; "
                     "at least one token is needed to continue from",
@@ -66,74 +65,47 @@ class CompletionDialect:
         )
         return Prepared(
             job=Job(
-                prompts=prompt_ids,
+                prompts=[each.token_ids for each in parts],
                 params=params,
                 namespace=cache_namespace(request, arrival.caller),
                 tenant=arrival.caller.tenant,
+                priority=request.priority or 0,
+                deadline_s=request.timeout,
                 hints=cache_hints(request),
                 continues_prompt=True,
             ),
-            reply=CompletionReply(envelope, tokenizer, num_choices=len(prompt_ids) * params.n),
+            reply=CompletionReply(envelope, tokenizer, parts, wanted),
             stream=request.wants_stream,
             cache_report=request.wants_cache_report,
+            field_names={"grammar": grammar.field},
         )
 
 
-class CompletionReply:
-    """Implements ``dialect.Reply``. Mutable, one per request."""
+def _wanted(request: CompletionRequest, params: SamplingParams) -> Wanted:
+    """*Raises* ``InvalidRequestError`` for what cannot be had in a stream."""
+    n = 1 if request.n is None else request.n
+    for name, is_wanted in (
+        ("best_of", params.n > n),
+        ("prompt_logprobs", request.prompt_logprobs is not None),
+    ):
+        if is_wanted and request.wants_stream:
+            raise InvalidRequestError(
+                f"{name} is known only when the whole answer is; set stream to false or leave "
+                f"{name} out",
+                param=name,
+            )
+    return Wanted(
+        n=n,
+        best_of=params.n,
+        logprobs=request.logprobs is not None,
+        echo=bool(request.echo),
+        prompt_logprobs=request.prompt_logprobs is not None,
+        continuation=not request.wants_only_prompt,
+    )
 
-    def __init__(self, envelope: Envelope, tokenizer: Tokenizer, *, num_choices: int) -> None:
-        self._envelope = envelope
-        self._tokenizer = tokenizer
-        self._head, self._tail = envelope.chunk_parts(_KIND)
-        # Where each choice's next token begins, in characters of its tokens' texts.
-        self._offsets = [0] * num_choices
-        self._choices = [CollectedChoice() for _ in range(num_choices)]
 
-    def chunk(self, index: int, delta: TextDelta) -> bytes:
-        """See ``Reply.chunk``."""
-        if not (delta.text or delta.logprobs or delta.finish_reason):
-            return b""
-        event: dict[str, Any] = {
-            "index": index,
-            "text": delta.text,
-            "logprobs": None,
-            "finish_reason": delta.finish_reason,
-        }
-        if delta.logprobs is not None:
-            offset = self._offsets[index]
-            event["logprobs"] = completion_logprobs(delta.logprobs, self._tokenizer, offset)
-            self._offsets[index] = next_offset(event["logprobs"], offset)
-        if delta.finish_reason is not None:
-            event["stop_reason"] = delta.stop_reason
-        return self._head + encode_json(event) + self._tail
-
-    def end(self, totals: Totals) -> bytes:
-        """See ``Reply.end``."""
-        return self._envelope.end(_KIND, totals)
-
-    def fail(self, answer: ErrorAnswer) -> bytes:
-        """See ``Reply.fail``."""
-        return break_off(answer)
-
-    def add(self, index: int, delta: TextDelta) -> None:
-        """See ``Reply.add``."""
-        self._choices[index].add(delta)
-
-    def answer(self, totals: Totals) -> dict[str, Any]:
-        """See ``Reply.answer``."""
-        choices = [
-            {
-                "index": index,
-                "text": choice.text,
-                "logprobs": (
-                    None
-                    if choice.logprobs is None
-                    else completion_logprobs(choice.logprobs, self._tokenizer, 0)
-                ),
-                "finish_reason": choice.finish_reason,
-                "stop_reason": choice.stop_reason,
-            }
-            for index, choice in enumerate(self._choices)
-        ]
-        return self._envelope.answer(_KIND, choices, totals)
+def _parts(prompt: str | list[int], tokenizer: Tokenizer, *, with_text: bool) -> PromptParts:
+    if isinstance(prompt, str):
+        return PromptParts(prompt, tokenizer.encode(prompt))
+    text = tokenizer.decode(prompt, skip_special_tokens=False) if with_text else ""
+    return PromptParts(text, prompt)

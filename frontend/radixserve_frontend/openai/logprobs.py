@@ -46,6 +46,50 @@ def completion_logprobs(
     }
 
 
+def echoed_logprobs(
+    prompt_ids: Sequence[int], entries: Sequence[TokenLogprob | None], tokenizer: Tokenizer
+) -> dict[str, Any]:
+    """The same of a prompt that comes before its completion. Its first token has none."""
+    first = tokenizer.token_text(prompt_ids[0])
+    return joined(
+        {
+            "tokens": [first],
+            "token_logprobs": [None],
+            "top_logprobs": [None],
+            "text_offset": [0],
+        },
+        completion_logprobs(
+            [entry for entry in entries if entry is not None], tokenizer, len(first)
+        ),
+    )
+
+
+def joined(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
+    """One run of tokens after the other."""
+    return {name: [*first[name], *second[name]] for name in first}
+
+
+def scored_prompt(
+    entries: Sequence[TokenLogprob | None], tokenizer: Tokenizer
+) -> list[dict[str, Any] | None]:
+    """``prompt_logprobs`` in vLLM's form: by token id, the prompt's token and the likeliest ones.
+    The rank of a token that is not among these is not known."""
+    return [None if entry is None else _by_id(entry, tokenizer) for entry in entries]
+
+
+def _by_id(entry: TokenLogprob, tokenizer: Tokenizer) -> dict[str, Any]:
+    ranked: dict[int, tuple[float, int | None]] = {entry.token_id: (entry.logprob, None)}
+    ranked |= {token_id: (value, rank) for rank, (token_id, value) in enumerate(entry.top, 1)}
+    return {
+        str(token_id): {
+            "logprob": _finite(value),
+            "rank": rank,
+            "decoded_token": tokenizer.token_text(token_id),
+        }
+        for token_id, (value, rank) in ranked.items()
+    }
+
+
 def next_offset(logprobs: dict[str, Any], first_offset: int) -> int:
     """Where the token after these begins."""
     return first_offset + sum(len(token) for token in logprobs["tokens"])

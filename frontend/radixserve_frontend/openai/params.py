@@ -1,12 +1,14 @@
 """From a request's fields to ``SamplingParams``: renamed, not judged. Ranges are checked there."""
 
+import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Protocol
 
 from radixserve.errors import InvalidRequestError
 from radixserve.ids import Namespace
 from radixserve.sampling.params import SamplingParams
-from radixserve.types import NO_HINTS, CacheHints
+from radixserve.types import CacheHints
 from radixserve_frontend.caller import Caller
 from radixserve_frontend.openai.schema import ChatRequest, CompletionRequest, GenerationRequest
 from radixserve_frontend.validation import show
@@ -34,6 +36,7 @@ def chat_params(request: ChatRequest) -> SamplingParams:
         logprobs=(request.top_logprobs or 0) if request.logprobs else None,
         max_tokens=getattr(request, max_tokens_field(request)),
         names={"max_tokens": max_tokens_field(request)},
+        n=request.n,
     )
 
 
@@ -45,14 +48,25 @@ def max_tokens_field(request: ChatRequest) -> str:
 def completion_params(request: CompletionRequest) -> SamplingParams:
     """*Raises* ``InvalidRequestError`` naming the field for a value out of range."""
     n = 1 if request.n is None else request.n
-    if request.best_of is not None and request.best_of != n:
+    best_of = n if request.best_of is None else request.best_of
+    if best_of < n:
         raise InvalidRequestError(
-            f"best_of is {show(request.best_of)} and n is {show(n)}; ranking more candidates than "
-            "are returned is not supported: leave best_of out or set it to n",
+            f"best_of is {show(best_of)} and n is {show(n)}; of best_of candidates the n best are "
+            "returned, so it must be at least n",
             param="best_of",
-            code="unsupported_parameter",
         )
-    return _params(request, logprobs=request.logprobs, max_tokens=request.max_tokens, names={})
+    logprobs = request.logprobs
+    params = _params(
+        request,
+        logprobs=0 if logprobs is None and best_of > n else logprobs,
+        # One at least is generated, and where none is wanted it is not told.
+        max_tokens=1 if request.wants_only_prompt else request.max_tokens,
+        names={"n": "best_of"} if best_of > n else {},
+        n=best_of,
+    )
+    if request.echo and logprobs is not None and request.prompt_logprobs is None:
+        params = replace(params, prompt_logprobs=logprobs)
+    return params
 
 
 def cache_namespace(request: HasCacheSalt, caller: Caller) -> Namespace:
@@ -66,10 +80,10 @@ def cache_namespace(request: HasCacheSalt, caller: Caller) -> Namespace:
     return caller.namespace(salt)
 
 
-def cache_hints(request: GenerationRequest) -> CacheHints:
+def cache_hints(request: GenerationRequest, *, returns_soon: bool = False) -> CacheHints:
     """What the request says about when its prompt comes back."""
     control = request.cache_control
-    return NO_HINTS if control is None else CacheHints(keep_s=control.ttl)
+    return CacheHints(keep_s=0.0 if control is None else control.ttl, returns_soon=returns_soon)
 
 
 def _params(
@@ -78,11 +92,12 @@ def _params(
     logprobs: int | None,
     max_tokens: int | None,
     names: Mapping[str, str],
+    n: int | None,
 ) -> SamplingParams:
     stop = request.stop
     try:
         return SamplingParams(
-            n=1 if request.n is None else request.n,
+            n=1 if n is None else n,
             temperature=request.temperature,
             top_k=request.top_k,
             top_p=request.top_p,
@@ -98,6 +113,7 @@ def _params(
             stop_token_ids=tuple(request.stop_token_ids or ()),
             ignore_eos=bool(request.ignore_eos),
             logprobs=logprobs,
+            prompt_logprobs=request.prompt_logprobs,
             skip_special_tokens=(
                 True if request.skip_special_tokens is None else request.skip_special_tokens
             ),
@@ -108,7 +124,7 @@ def _params(
         if name is None or error.param is None:
             raise
         raise InvalidRequestError(
-            error.message.replace(error.param, name), param=name, code=error.code
+            re.sub(rf"\b{error.param}\b", name, error.message), param=name, code=error.code
         ) from None
 
 

@@ -1,0 +1,1 @@
+"""The parts of ``frontend_overhead.py``: a server around an engine that computes nothing."""

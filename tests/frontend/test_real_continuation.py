@@ -1,0 +1,260 @@
+"""Going on from a stored response, with the real engine: every token that was computed is used.
+
+The tokenizer here never gives back what the model chose: the model speaks in letters, and the
+tokenizer joins many of them.
+"""
+
+import json
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any, cast
+
+import httpx
+import pytest
+
+from radixserve.demo.model import write_demo_model
+from radixserve.engine.async_engine import AsyncEngine
+from radixserve.engine.interface import TextDelta
+from radixserve.text.answer import PlainAnswer
+from radixserve.text.tokenizer import Tokenizer
+from radixserve.text.vocabulary import byte_alphabet
+from radixserve_frontend.app import create_app
+from radixserve_frontend.config import ServerConfig
+from radixserve_frontend.dialect import Totals
+from radixserve_frontend.openai.responses.continuation import continue_ids
+from radixserve_frontend.openai.responses.objects import ResponseFrame
+from radixserve_frontend.openai.responses.reply import Finished, ResponseReply
+from tests.engine.in_process_client import client_of, use_in_process_client
+from tests.frontend.http_fixtures import calling
+
+PAIRS = ("th", "he", "in", "er", "an", "re", "on", "at", "en", "e ")
+# Bytes that UTF-8 never has: their tokens are free to mean something else.
+FREE_BYTES = (0xC0, 0xC1, *range(0xF8, 0x100))
+SHOUTING = """\
+{%- for message in messages %}
+{{- '<|im_start|>' + message['role'] + '\\n' + message['content'] | upper + '<|im_end|>\\n' }}
+{%- endfor %}
+{{- '<|im_start|>assistant\\n' }}"""
+
+Ask = Callable[..., Any]
+
+
+def join_pairs(directory: Path) -> None:
+    """Teach the byte tokenizer some pairs of letters, in place of tokens that nothing needs."""
+    path = directory / "tokenizer.json"
+    content = json.loads(path.read_text(encoding="utf-8"))
+    alphabet = byte_alphabet()
+    vocabulary, merges = content["model"]["vocab"], []
+    for byte, pair in zip(FREE_BYTES, PAIRS, strict=True):
+        left, right = (alphabet[ord(char)] for char in pair)
+        del vocabulary[alphabet[byte]]
+        vocabulary[left + right] = byte
+        merges.append([left, right])
+    content["model"]["merges"] = merges
+    path.write_text(json.dumps(content), encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("continuation")
+    write_demo_model(directory)
+    join_pairs(directory)
+    return directory
+
+
+class Talk:
+    """One server and what it is asked."""
+
+    def __init__(self, engine: AsyncEngine, client: httpx.AsyncClient) -> None:
+        self.engine = engine
+        self._client = client
+
+    async def __call__(self, text: str, **body: Any) -> dict[str, Any]:
+        response = await self._client.post(
+            "/v1/responses",
+            json={"model": "demo", "input": text, "temperature": 0, "max_output_tokens": 40} | body,
+        )
+        assert response.status_code == 200, response.text
+        if body.get("stream"):
+            *_, last = response.text.removesuffix("\n\n").split("\n\n")
+            answer = json.loads(last.partition("data: ")[2])["response"]
+        else:
+            answer = response.json()
+        assert isinstance(answer, dict)
+        return answer
+
+
+async def talk_to(model_dir: Path, **settings: Any) -> AsyncIterator[Talk]:
+    config = ServerConfig(
+        model=str(model_dir),
+        served_model_name="demo",
+        dtype="float32",
+        num_pages=256,
+        num_threads=1,
+        **settings,
+    )
+    engine = await AsyncEngine.start(config)
+    async with calling(create_app(engine, config)) as client:
+        yield Talk(engine, client)
+    assert client_of(engine).core.cache_info().in_use_pages == 0
+    await engine.aclose()
+
+
+@pytest.fixture
+async def talk(model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Talk]:
+    use_in_process_client(monkeypatch)
+    async for each in talk_to(model_dir):
+        yield each
+
+
+def text_of(response: dict[str, Any]) -> str:
+    (item,) = response["output"]
+    text = item["content"][0]["text"]
+    assert isinstance(text, str)
+    return text
+
+
+def cached(response: dict[str, Any]) -> int:
+    count = response["usage"]["input_tokens_details"]["cached_tokens"]
+    assert isinstance(count, int)
+    return count
+
+
+def computed(response: dict[str, Any]) -> int:
+    """The last token of an answer is chosen, and never computed on."""
+    total = response["usage"]["total_tokens"]
+    assert isinstance(total, int)
+    return total - 1
+
+
+def test_the_tokenizer_does_not_give_back_what_the_model_chose(model_dir: Path) -> None:
+    tokenizer = Tokenizer.from_dir(model_dir)
+    assert tokenizer.encode("then") == [FREE_BYTES[0], FREE_BYTES[8]]
+    assert tokenizer.decode([*b"then"], skip_special_tokens=False) == "then"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_every_computed_token_is_found_again(talk: Talk, stream: bool) -> None:
+    settings: dict[str, Any] = {"stream": stream}
+    previous = await talk("What is there then?", **settings)
+    tokenizer = talk.engine.tokenizer
+    has_retokenized = False
+    for question in ("And in the end?", "Then another one.", "The last."):
+        text = text_of(previous)
+        has_retokenized |= len(tokenizer.encode(text, add_special_tokens=False)) < len(text)
+        response = await talk(question, previous_response_id=previous["id"], **settings)
+        assert cached(response) == computed(previous)
+        previous = response
+    assert has_retokenized
+
+
+@pytest.mark.parametrize("ends_itself", [False, True])
+async def test_however_the_answer_ended(talk: Talk, ends_itself: bool) -> None:
+    """Cut off, or by a token of the model's own, which is no part of what follows."""
+    settings: dict[str, Any] = (
+        {"max_output_tokens": 2000} if ends_itself else {"max_output_tokens": 9, "ignore_eos": True}
+    )
+    first = await talk("What is there then?", **settings)
+    assert first["status"] == ("completed" if ends_itself else "incomplete")
+    second = await talk("Go on.", previous_response_id=first["id"])
+    assert cached(second) == computed(first)
+
+
+async def test_the_answer_is_what_the_whole_conversation_sent_again_would_get(
+    talk: Talk, model_dir: Path
+) -> None:
+    """The continued prompt says the same text; a tokenizer that joins nothing shows it."""
+    plain_dir = model_dir.parent / "plain"
+    plain_dir.mkdir(exist_ok=True)
+    write_demo_model(plain_dir)
+    async for plain in talk_to(plain_dir):
+        first = await plain("What is there then?")
+        second = await plain("Go on.", previous_response_id=first["id"])
+        whole = await plain(
+            "",
+            input=[
+                {"role": "user", "content": "What is there then?"},
+                *first["output"],
+                {"role": "user", "content": "Go on."},
+            ],
+        )
+        assert text_of(whole) == text_of(second)
+        assert whole["usage"]["input_tokens"] == second["usage"]["input_tokens"]
+
+
+async def test_other_instructions_are_another_prompt(talk: Talk) -> None:
+    first = await talk("What is there then?", instructions="Answer.")
+    second = await talk("Go on.", previous_response_id=first["id"])
+    third = await talk("Go on.", previous_response_id=first["id"], instructions="Answer.")
+    # What both prompts begin with, whatever it is, is all that is shared.
+    assert cached(second) < len("<|im_start|>system")
+    assert cached(third) == computed(first)
+
+
+async def test_a_template_that_rewrites_answers_is_obeyed(
+    model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_in_process_client(monkeypatch)
+    async for talk in talk_to(model_dir, chat_template=SHOUTING):
+        first = await talk("What is there then?")
+        second = await talk("Go on.", previous_response_id=first["id"])
+        rendered = talk.engine.tokenizer.encode_chat(
+            [
+                {"role": "user", "content": "What is there then?"},
+                {"role": "assistant", "content": text_of(first)},
+                {"role": "user", "content": "Go on."},
+            ]
+        )
+        assert second["usage"]["input_tokens"] == len(rendered)
+        assert cached(second) >= first["usage"]["input_tokens"] - 1
+
+
+def test_continued_ids(model_dir: Path) -> None:
+    tokenizer = Tokenizer.from_dir(model_dir)
+    stored = [*tokenizer.encode("in the "), *b"then"]
+    rendered = tokenizer.encode("in the then<|im_end|>on")
+    continued = continue_ids(tokenizer, stored, rendered)
+    assert continued == [*stored, *tokenizer.encode("<|im_end|>on")]
+    assert continued != rendered
+    for other in ("in the th", "in the than<|im_end|>on", ""):
+        ids = tokenizer.encode(other)
+        assert continue_ids(tokenizer, stored, ids) == ids
+    # Half a character at the end: the replacement that a client saw is what is said from now on.
+    half = [*tokenizer.encode("in the "), 0xC3]
+    seen = tokenizer.encode("in the \ufffd<|im_end|>on")
+    assert (
+        tokenizer.decode(continue_ids(tokenizer, half, seen), skip_special_tokens=False)
+        == "in the \ufffd<|im_end|>on"
+    )
+
+
+class Spacing:
+    """A tokenizer that puts a space before whatever it encodes, as some do."""
+
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        return [*b" ", *text.encode()]
+
+    def decode(self, ids: list[int], *, skip_special_tokens: bool) -> str:
+        return bytes(ids).decode()
+
+
+def test_a_tokenizer_that_adds_a_space_is_not_believed() -> None:
+    rendered = [*b"one two three"]
+    assert continue_ids(cast(Tokenizer, Spacing()), [*b"one two"], rendered) == rendered
+
+
+@pytest.mark.parametrize("reason", ["stop", "length"])
+def test_the_token_that_ends_an_answer_is_no_part_of_what_goes_on(reason: Any) -> None:
+    kept: list[Finished] = []
+    reply = ResponseReply(
+        ResponseFrame("resp_1", {}),
+        PlainAnswer(),
+        cast(Tokenizer, Spacing()),
+        marks=(),
+        keep=kept.append,
+    )
+    reply.add(0, TextDelta(index=0, text="a", token_ids=[1]))
+    reply.add(0, TextDelta(index=0, text="b", token_ids=[2, 3], finish_reason=reason))
+    reply.answer(Totals(prompt_tokens=1, cached_tokens=0, generated_tokens=3))
+    assert kept[0].token_ids == ([1, 2] if reason == "stop" else [1, 2, 3])
+    assert [block.text for block in kept[0].blocks] == ["ab"]

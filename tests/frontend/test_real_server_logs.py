@@ -1,0 +1,142 @@
+"""A real server with keys, told to say all it can: nothing that was written to it is in its log."""
+
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import httpx
+import pytest
+
+START_S = 100.0
+TIMEOUT_S = 60.0
+OPTIONS = ("--dtype", "float32", "--num-pages", "256", "--num-threads", "1", "--port", "0")
+ALICE, BOB, OPS = "canary-key-of-alice-1", "canary-key-of-bob-12", "canary-key-of-ops-12"
+
+
+@dataclass
+class Logged:
+    """A server whose every word is kept."""
+
+    process: "subprocess.Popen[str]"
+    url: str
+    out: IO[str]
+    keys: Path
+
+    def client(self, key: str) -> httpx.Client:
+        return httpx.Client(base_url=self.url, timeout=TIMEOUT_S, headers={"x-api-key": key})
+
+    def end(self) -> str:
+        """Stop it as a supervisor does. Everything that it has said."""
+        self.process.send_signal(signal.SIGTERM)
+        assert self.process.wait(TIMEOUT_S) == 0
+        self.out.seek(0)
+        return self.out.read()
+
+
+@contextmanager
+def logging_server(directory: Path, *options: str) -> Iterator[Logged]:
+    keys = directory / "keys.toml"
+    keys.write_text(f'[tenants.alice]\nkeys = ["{ALICE}"]\n')
+    keys.chmod(0o600)
+    environ = os.environ | {
+        "XDG_CACHE_HOME": str(directory),
+        "RADIXSERVE_API_KEYS": f"ops+admin:{OPS}",
+    }
+    with (directory / "said").open("w+") as out:
+        process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "radixserve_frontend", "serve", "demo", *OPTIONS),
+                *("--api-keys-file", str(keys), "--log-level", "debug", *options),
+            ],
+            stdout=subprocess.PIPE,
+            stderr=out,
+            text=True,
+            env=environ,
+        )
+        timer = threading.Timer(START_S, process.kill)
+        timer.start()
+        try:
+            assert process.stdout is not None
+            url = None
+            for line in process.stdout:
+                found = re.search(r"listening +(http://\S+)", line)
+                url = found[1] if found else url
+                if "Hugging Face id" in line:
+                    break
+            timer.cancel()
+            assert url is not None, out.read()
+            yield Logged(process, url, out, keys)
+        finally:
+            timer.cancel()
+            process.kill()
+            process.wait()
+            assert process.stdout is not None
+            process.stdout.close()
+
+
+def environ_of_engine(server_pid: int) -> bytes:
+    """The variables of the server's child process."""
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            if stat.read_text().rpartition(")")[2].split()[1] == str(server_pid):
+                return (stat.parent / "environ").read_bytes()
+    pytest.skip("there is no /proc to look into")
+
+
+def test_nothing_that_was_written_to_it_is_logged(tmp_path: Path) -> None:
+    with logging_server(tmp_path, "--log-format", "json", "--debug-endpoints") as server:
+        with server.client(ALICE) as client:
+            body = {"model": "demo", "max_tokens": 8}
+            prompt = {"messages": [{"role": "user", "content": "canary-prompt " * 20}]}
+            chat = "/v1/chat/completions"
+            for more in (
+                {"cache_salt": "canary-salt"},
+                {"user": "canary-user", "stop": ["canary-stop"]},
+                {"model": "canary-model"},
+                {"canary_field": 1},
+                {"response_format": {"type": "canary-format"}},
+                {"stream": True},
+            ):
+                client.post(chat, json={**body, **prompt, **more}, headers={"X-C": "canary-header"})
+            client.post("/v1/completions", json={**body, "prompt": "canary-prompt"})
+            client.post("/v1/messages", json={**body, **prompt})
+            client.post("/v1/responses", json={**body, "input": "canary-input"})
+            client.get("/v1/responses/canary-id")
+            client.post("/cache/explain", json={"model": "demo", "prompt": "canary"})
+            client.get("/canary-path", params={"canary": "query"})
+            client.get("/v1/models/canary-model")
+            client.post(chat, content=b"{canary", headers={"Content-Type": "application/json"})
+            # Somebody who goes in the middle.
+            long = {**body, **prompt, "max_tokens": 512, "stream": True}
+            with client.stream("POST", chat, json=long) as response:
+                next(response.iter_lines())
+        assert OPS.encode() not in environ_of_engine(server.process.pid)
+        with server.client(BOB) as client:
+            assert client.get("/v1/models").status_code == 401
+        server.keys.write_text(f'[tenants.bob]\nkeys = ["{BOB}"]\n')
+        server.process.send_signal(signal.SIGHUP)
+        with server.client(BOB) as client:
+            # The signal is on its way; without it the file's times would tell within a second.
+            while client.get("/v1/models").status_code == 401:
+                pass
+        with server.client(OPS) as client:
+            assert client.get("/debug/requests").status_code == 200
+            assert "canary" not in client.get("/metrics").text
+            assert "canary" not in client.get("/debug/tasks").text
+        said = server.end()
+    assert "canary" not in said.lower()
+    lines = [json.loads(line) for line in said.splitlines() if line.startswith("{")]
+    served = [line for line in lines if line["logger"].endswith("access_log")]
+    assert {line["tenant"] for line in served} == {"alice", "bob", "ops", None}
+    assert any(line["generated_tokens"] == 8 for line in served)
+    assert any("keys of" in line.get("message", "") for line in lines)
