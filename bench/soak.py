@@ -102,6 +102,8 @@ class Soak:
         """All of it. Fills ``violations`` and ``figures``."""
         options = self._options
         cases = await make_cases(self._http, options.prompts, options.seed, options.tokens)
+        # The first stream starts what lasts as long as the server.
+        await self._http.stream(cases[0].body)
         await self._come_to_rest()
         before = await self._footprint()
         clients = Clients(self._http, cases, options.seed)

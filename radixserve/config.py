@@ -143,17 +143,17 @@ class EngineConfig:
                 raise ConfigError(f"{name} is {value!r}; it must be a whole number")
             if not low <= value <= high:
                 raise ConfigError(f"{name} is {value}; it must lie in [{low}, {high}]")
-        for name, low, high, demand in (
-            ("kv_cache_gib", 0, 2**20 - 1, "be positive"),
-            ("max_itl_stretch", 1, float("inf"), "exceed 1"),
-            ("engine_timeout_s", 0, float("inf"), "be positive"),
+        for name, above, most, demand in (
+            ("kv_cache_gib", 0.0, 2.0**20 - 1, "be positive"),
+            ("max_itl_stretch", 1.0, float("inf"), "exceed 1"),
+            ("engine_timeout_s", 0.0, float("inf"), "be positive"),
         ):
             value = getattr(self, name)
             if value is None and self.__dataclass_fields__[name].default is None:
                 continue
             if isinstance(value, bool) or not isinstance(value, int | float):
                 raise ConfigError(f"{name} is {value!r}; it must be a number")
-            if not low < value <= high:
+            if not above < value <= most:
                 raise ConfigError(f"{name} is {value}; it must {demand}")
         if self.max_batch_tokens is not None and self.max_running is not None:
             self.batch_limits("cpu")

@@ -210,7 +210,8 @@ class EngineStats:
     preemptions: int = 0
     evicted_pages: int = 0
     num_deferred: int = 0
-    """Of those waiting, who waits for another one's prefix and not for room."""
+    """Of those waiting, who waits for another one's prefix, or for its own grammar, and not for
+    room."""
     refused: dict[RefusalReason, int] = field(default_factory=dict)
     """Requests refused because too many waited; one that has not occurred may be missing. Counted
     in front of the engine (``engine/gate.py``), not in it."""

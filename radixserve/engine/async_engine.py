@@ -7,6 +7,7 @@ or at a shutdown, do they end, each with a last delta that says why; none hangs.
 
 import asyncio
 import logging
+import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,6 +17,7 @@ from radixserve.config import NO_QUEUE_LIMITS, EngineConfig, QueueLimits
 from radixserve.engine.asking import OpenQuestions
 from radixserve.engine.cache_watch import CacheWatch, CacheWatchers
 from radixserve.engine.gate import Gate
+from radixserve.engine.grammar_turns import GrammarTurns
 from radixserve.engine.intake import Intake
 from radixserve.engine.interface import EngineHealth
 from radixserve.engine.messages import (
@@ -34,7 +36,12 @@ from radixserve.engine.messages import (
 )
 from radixserve.engine.request_stream import RequestStream
 from radixserve.engine.supervisor import GIVEN_UP, Supervisor
-from radixserve.errors import EngineDeadError, InvalidRequestError, ShuttingDownError
+from radixserve.errors import (
+    DeadlineError,
+    EngineDeadError,
+    InvalidRequestError,
+    ShuttingDownError,
+)
 from radixserve.ids import DEFAULT_NAMESPACE, Namespace, RequestId
 from radixserve.sampling.params import SamplingParams
 from radixserve.text.tokenizer import Tokenizer
@@ -65,6 +72,7 @@ class AsyncEngine:
 
     def __init__(self, limits: QueueLimits) -> None:
         self._gate = Gate(limits)
+        self._turns = GrammarTurns()
         self._streams: dict[RequestId, RequestStream] = {}
         self._accepting = True
         self._closed = False
@@ -152,9 +160,8 @@ class AsyncEngine:
                 f"{MAX_DEADLINE_S}",
                 param="timeout",
             )
-        if params.grammar is not None:
-            await asyncio.to_thread(self._intake.check_grammar, params)
-            self._check_accepting()
+        if not self._intake.knows_grammar(params):
+            deadline_s = await self._check_grammar(params, tenant, deadline_s)
         request = self._intake.admit(
             RequestId(uuid.uuid4().hex),
             prompt_ids,
@@ -189,6 +196,26 @@ class AsyncEngine:
         if deadline_s is not None:
             stream.expire_in(deadline_s)
         return stream
+
+    async def _check_grammar(
+        self, params: SamplingParams, tenant: str, deadline_s: float | None
+    ) -> float | None:
+        """Have a new grammar tried, when it is the tenant's turn. Returns what is left of the
+        request's time. *Raises* ``DeadlineError`` if it is up."""
+        begun_s = time.monotonic()
+        try:
+            async with asyncio.timeout(deadline_s):
+                await self._turns.take(tenant, lambda: self._intake.check_grammar(params))
+        except TimeoutError:
+            raise DeadlineError(
+                f"the {deadline_s:g} s that this request was given are up; its grammar was still "
+                "to be checked"
+            ) from None
+        self._check_accepting()
+        if deadline_s is None:
+            return None
+        # What is left may be next to nothing, but is some time.
+        return max(deadline_s - (time.monotonic() - begun_s), 1e-3)
 
     def abort(self, request_id: RequestId, index: int | None = None) -> None:
         """End a request, or one of its choices, in the engine. Never waits, never raises: a client
@@ -248,6 +275,7 @@ class AsyncEngine:
         # Before the process: its end may take seconds, in which last words can reach the clients.
         self._end_all("the server is shutting down")
         self._questions.fail("the server is shutting down")
+        await self._turns.close()
         await self._supervisor.aclose()
 
     # -- what the supervisor tells ------------------------------------------------------------

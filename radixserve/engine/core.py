@@ -162,7 +162,9 @@ class EngineCore:
         engine and all other requests go on. *Raises* ``DeviceLostError``: then nothing does.
         """
         deltas = self._recover()
-        if self._compiling:
+        # Also what was compiled for nobody, its request having been aborted, is to be taken: it
+        # would keep `can_step` true.
+        if self._compiling or self._compiling.has_done:
             deltas += self._take_compiled()
         # Until this returns or raises an Exception: whoever catches an interrupt and goes on finds
         # the engine in whatever state it had.
@@ -251,11 +253,15 @@ class EngineCore:
         return self._scheduler.update(plan, result)
 
     def stats(self) -> EngineStats:
-        """Who waits for a grammar counts as waiting."""
+        """Who waits for a grammar counts as waiting, though not for room."""
         stats = self._scheduler.stats()
         if not self._compiling:
             return stats
-        return replace(stats, num_waiting=stats.num_waiting + len(self._compiling))
+        return replace(
+            stats,
+            num_waiting=stats.num_waiting + len(self._compiling),
+            num_deferred=stats.num_deferred + len(self._compiling),
+        )
 
     def cache_info(self) -> CacheInfo:
         return self._cache.info()

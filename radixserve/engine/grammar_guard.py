@@ -9,7 +9,7 @@ process.
     check(spec) ── JSON ──▶ child: compiles ── null, or what is wrong ──▶ returns, or raises
 
 The process ends with whoever started it, or with the guard. Thread-safe; one grammar at a time.
-Verdicts are kept. Cost: starting the process, when the first
+Verdicts are kept, and asking for one waits for nobody. Cost: starting the process, when the first
 grammar comes, and what ``grammar_compiler.py`` says; nothing for a grammar tried lately.
 """
 
@@ -52,28 +52,45 @@ class GrammarGuard:
     def __init__(self, load_table: Callable[[], list[bytes]], *, limit_s: float = LIMIT_S) -> None:
         self._load_table = load_table
         self._limit_s = limit_s
-        self._lock = threading.Lock()
+        self._trying = threading.Lock()
         self._child: _Child | None = None
+        # Apart from the other: who brings a known grammar does not wait for one that is tried.
+        self._lock = threading.Lock()
         self._verdicts: OrderedDict[GrammarSpec, str | None] = OrderedDict()
 
     def check(self, spec: GrammarSpec) -> None:
         """*Raises* ``GrammarError`` if the grammar cannot be compiled within the limits. Blocks:
         to be called from a thread that nobody waits for."""
-        check_size(spec)
-        with self._lock:
-            if spec in self._verdicts:
-                self._verdicts.move_to_end(spec)
-            else:
-                self._verdicts[spec] = self._try(spec)
-            error = self._verdicts[spec]
-            while len(self._verdicts) > MAX_VERDICTS or self._num_bytes() > MAX_CACHED_BYTES:
-                self._verdicts.popitem(last=False)
+        if self.knows(spec):
+            return
+        with self._trying:
+            # Another thread may have brought the same.
+            if self.knows(spec):
+                return
+            error = self._try(spec)
+            with self._lock:
+                self._verdicts[spec] = error
+                while len(self._verdicts) > MAX_VERDICTS or self._num_bytes() > MAX_CACHED_BYTES:
+                    self._verdicts.popitem(last=False)
         if error is not None:
             raise GrammarError(error)
 
+    def knows(self, spec: GrammarSpec) -> bool:
+        """Whether the grammar has passed lately. Never waits. *Raises* ``GrammarError`` if it has
+        failed, or is too long to be tried."""
+        check_size(spec)
+        with self._lock:
+            if spec not in self._verdicts:
+                return False
+            self._verdicts.move_to_end(spec)
+            error = self._verdicts[spec]
+        if error is not None:
+            raise GrammarError(error)
+        return True
+
     def close(self) -> None:
         """End the process. Idempotent; ``check`` would start another."""
-        with self._lock:
+        with self._trying:
             self._drop()
 
     def _try(self, spec: GrammarSpec) -> str | None:

@@ -53,8 +53,8 @@ class Intake:
     ) -> None:
         self._info = info
         self._tokenizer = tokenizer
-        guard = GrammarGuard(lambda: token_table(tokenizer, info.vocab_size))
-        self._check_grammar = guard.check if grammars is None else grammars.compile
+        self._grammars = grammars
+        self._guard = GrammarGuard(lambda: token_table(tokenizer, info.vocab_size))
 
     def admit(
         self,
@@ -132,8 +132,21 @@ class Intake:
         *Raises* ``InvalidRequestError`` (param "grammar", code "invalid_grammar"). *Cost*: see
         ``grammar_guard.py``; nothing for one that was checked lately.
         """
-        if params.grammar is not None:
-            self._check_grammar(params.grammar)
+        if params.grammar is None:
+            return
+        if self._grammars is not None:
+            self._grammars.compile(params.grammar)
+        else:
+            self._guard.check(params.grammar)
+
+    def knows_grammar(self, params: SamplingParams) -> bool:
+        """Whether ``check_grammar`` would find nothing wrong, and at once. Never waits. *Raises* as
+        it does, for what is known to be bad."""
+        if params.grammar is None:
+            return True
+        if self._grammars is not None:
+            return self._grammars.find(params.grammar) is not None
+        return self._guard.knows(params.grammar)
 
     def check_prompt(self, prompt_ids: Sequence[int]) -> list[int]:
         """The prompt, validated as one that one token is to follow. *Raises* as ``admit``."""

@@ -54,10 +54,13 @@ class StartRate:
             self._is_counting,
             stats.num_waiting > stats.num_deferred,
         )
-        if last is None or stats.num_steps < last.num_steps:
-            # The first step of this engine: what was before it, was no step.
+        if last is None:
             return
         starts = sum(stats.admissions.values()) - sum(last.admissions.values())
+        if starts < 0 or stats.num_steps < last.num_steps:
+            # Another engine, which counts from nothing: what was before its first step, was no
+            # step. One that died young had made no more steps than that, but more starts.
+            return
         prompt_tokens = stats.prompt_tokens - last.prompt_tokens
         cached_tokens = stats.cached_tokens - last.cached_tokens
         fade = math.exp(-starts / _HITS_WINDOW)

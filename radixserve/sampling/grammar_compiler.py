@@ -162,6 +162,8 @@ class GrammarCompiler:
         self._load_table = load_table
         self._num_workers = num_workers or min(_MAX_WORKERS, max(1, (os.cpu_count() or 1) // 2))
         self._lock = threading.Lock()
+        # Apart from the other, for which a step loop waits: reading the tokens takes seconds.
+        self._loading = threading.Lock()
         self._tokenizer: LLTokenizer | None = None
         self._known_words = mask_words(0)
         self._vocab_size = 0
@@ -177,21 +179,15 @@ class GrammarCompiler:
 
     def prepare(self) -> None:
         """Read the tokens now. *Raises* what ``load_table`` raises."""
-        with self._lock:
-            self._loaded()
+        self._loaded()
 
     def find(self, spec: GrammarSpec) -> CompiledGrammar | None:
-        """The grammar, if it is compiled and kept. Never waits: while another thread looks, there
-        is none to be found."""
-        if not self._lock.acquire(blocking=False):
-            return None
-        try:
+        """The grammar, if it is compiled and kept. Returns at once, whatever is being compiled."""
+        with self._lock:
             found = self._cached.get(spec)
             if found is not None:
                 self._cached.move_to_end(spec)
             return found
-        finally:
-            self._lock.release()
 
     def submit(self, spec: GrammarSpec) -> Future[CompiledGrammar]:
         """``compile``, by a thread that nobody waits for. Returns at once."""
@@ -205,12 +201,10 @@ class GrammarCompiler:
     def compile(self, spec: GrammarSpec) -> CompiledGrammar:
         """The grammar, compiled now or before. *Raises* ``GrammarError``; also what ``load_table``
         raises. *Cost*: see above."""
-        with self._lock:
-            found = self._cached.get(spec)
-            if found is not None:
-                self._cached.move_to_end(spec)
-                return found
-            tokenizer = self._loaded()
+        found = self.find(spec)
+        if found is not None:
+            return found
+        tokenizer = self._loaded()
         definition = _definition(spec)
 
         def make() -> LLMatcher:
@@ -235,14 +229,15 @@ class GrammarCompiler:
         return compiled
 
     def _loaded(self) -> LLTokenizer:
-        """The tokens, as llguidance has them. Called with the lock held: others wait for them."""
-        if self._tokenizer is None:
-            table = self._load_table()
-            self._vocab_size = len(table)
-            self._known_words = _known_words(table)
-            self._workers = [DeepThread("radixserve-grammar") for _ in range(self._num_workers)]
-            self._tokenizer = LLTokenizer(TokenizerWrapper(_Tokens(table)))
-        return self._tokenizer
+        """The tokens, as llguidance has them. Others who compile wait for them."""
+        with self._loading:
+            if self._tokenizer is None:
+                table = self._load_table()
+                self._vocab_size = len(table)
+                self._known_words = _known_words(table)
+                self._workers = [DeepThread("radixserve-grammar") for _ in range(self._num_workers)]
+                self._tokenizer = LLTokenizer(TokenizerWrapper(_Tokens(table)))
+            return self._tokenizer
 
     def _num_cached_bytes(self) -> int:
         return sum(len(spec.source) for spec in self._cached)

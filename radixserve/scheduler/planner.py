@@ -98,8 +98,8 @@ class Planner:
             else:
                 self._plan_row(request, 1, rows)
         budget -= len(rows)
-        # Choices that are about to fork, and those with grammars, have no row, but wait for the end of
-        # this step as streams do.
+        # Choices that are about to fork, and those with grammars, have no row, but wait for the end
+        # of this step as streams do.
         if (rows or is_awaited) and max_chunk_tokens is not None:
             budget = min(budget, max_chunk_tokens)
         share = max(budget // SHORT_SHARE, min(MIN_SHORT_TOKENS, budget // 2))
