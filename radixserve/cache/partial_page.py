@@ -20,17 +20,25 @@ def replace_partial_page(node: Node, page: PageArray, page_size: int, pool: Page
     ``node`` is), so each accounts for one node and one use. Any further holder (a sibling edge, a
     pending copy) keeps it. *Mutates* nodes, pool. *Cost*: O(holders).
     """
-    old = node.last_page.copy()
-    holders = _holders_of_last_page(node, page_size)
-    old_page = int(old[0])
-    if not pool.node_count(old_page) == pool.use_count(old_page) == len(holders):
+    if is_partial_page_needed(node, page_size, pool):
         return
-    for holder in holders:
+    old = node.last_page.copy()
+    for holder in _holders_of_last_page(node, page_size):
         pool.attach(page)
         pool.use(page)
         holder.last_page[:] = page
         pool.unuse(old)
         pool.detach(old)
+
+
+def is_partial_page_needed(node: Node, page_size: int, pool: PagePool) -> bool:
+    """Whether anything but the way to ``node``, which is locked, holds its partial last page.
+
+    *Cost*: O(holders on the way).
+    """
+    page = int(node.last_page[0])
+    num_holders = len(_holders_of_last_page(node, page_size))
+    return not pool.node_count(page) == pool.use_count(page) == num_holders
 
 
 def _holders_of_last_page(node: Node, page_size: int) -> list[Node]:

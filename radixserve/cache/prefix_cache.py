@@ -52,6 +52,7 @@ from typing import Final
 import numpy as np
 
 from radixserve.cache import explain
+from radixserve.cache.allocator import Allocator
 from radixserve.cache.events import EventLog
 from radixserve.cache.evicted import Clock, EvictedPrefixes
 from radixserve.cache.eviction import LRU, EvictionPolicy
@@ -64,7 +65,7 @@ from radixserve.cache.public_prefixes import PublicPrefixes
 from radixserve.cache.radix_tree import RadixTree
 from radixserve.cache.retention import Keep, Retention
 from radixserve.errors import OutOfPagesError
-from radixserve.ids import Namespace, PageArray, PageId, TokenArray
+from radixserve.ids import Namespace, PageId, TokenArray
 from radixserve.types import CacheEvent, CacheInfo
 
 __all__ = ["Finding", "Lease", "PageCopy", "PrefixCache", "Use"]
@@ -83,7 +84,7 @@ class PrefixCache:
     there are, within bounds (``evicted.py``).
     """
 
-    __slots__ = ("_evicted", "evicted_pages", "page_size", "policy", "pool", "retention", "tree")
+    __slots__ = ("_allocator", "_evicted", "page_size", "policy", "pool", "retention", "tree")
 
     def __init__(
         self,
@@ -102,8 +103,7 @@ class PrefixCache:
         num_remembered = min(max(_MIN_REMEMBERED, 4 * num_pages), _MAX_REMEMBERED)
         self._evicted = EvictedPrefixes(page_size, num_remembered, clock)
         self.tree.evicted = self._evicted
-        self.evicted_pages = 0
-        """Pages that eviction made free since the start."""
+        self._allocator = Allocator(self.pool, self.tree)
 
     # A request's life
 
@@ -162,7 +162,7 @@ class PrefixCache:
         copy = None
         if num_tokens % self.page_size:
             try:
-                copy = self._plan_copy(PageId(int(table[-1])))
+                copy = self._allocator.plan_copy(PageId(int(table[-1])))
             except OutOfPagesError:
                 self.tree.unlock_unused(node)
                 raise
@@ -188,15 +188,15 @@ class PrefixCache:
         # A released lease has no pages, so it comes this far and is found out here.
         lease.require_alive()
         num_missing = -(-num_tokens // self.page_size) - lease.num_pages
-        lease.append_pages(self._allocate(num_missing))
+        lease.append_pages(self._allocator.allocate(num_missing))
 
     def commit(self, lease: Lease, tokens: TokenArray) -> None:
         """Let the full pages of ``tokens`` (int32[n]: all that the request has computed) be shared.
 
         Where the tree already held the same tokens its pages replace the lease's in the table, and
         the lease's become free at once: a step in flight may still read them (the law of order).
-        *Mutates* lease and tree. *Raises* ``ValueError`` for more
-        tokens than were reserved. *Cost*: O(1) without a new full page, else O(new tokens).
+        *Mutates* lease and tree. *Raises* ``ValueError`` for more tokens than were reserved.
+        *Cost*: O(1) without a new full page, else O(new tokens).
         """
         num_full = len(tokens) // self.page_size
         if num_full <= lease.num_shared_pages:
@@ -233,7 +233,8 @@ class PrefixCache:
         if len(tokens) % self.page_size:
             # A copy never waits for another: before ``lease``'s own has run, both have one source.
             pending = lease.pending_copy
-            copy = self._plan_copy(PageId(int(table[-1])) if pending is None else pending.source)
+            source = PageId(int(table[-1])) if pending is None else pending.source
+            copy = self._allocator.plan_copy(source)
             table[num_shared] = copy.target
         self.tree.lock_again(lease.node)
         return Lease(
@@ -302,29 +303,6 @@ class PrefixCache:
             f"{lease} has computed tokens behind a pending copy"
         )
 
-    def _plan_copy(self, source: PageId) -> PageCopy:
-        # The source must outlive the step, and before that the eviction that makes room for the
-        # target, even if the tree lets go of it meanwhile.
-        held = np.array([source], dtype=np.int32)
-        self.pool.use(held)
-        try:
-            target = self._allocate(1)
-        except OutOfPagesError:
-            self.pool.unuse(held)
-            raise
-        return PageCopy(source, PageId(int(target[0])))
-
-    def _allocate(self, num_pages: int) -> PageArray:
-        num_short = num_pages - self.pool.free_pages
-        if num_short > 0:
-            # All cached pages are evictable. If they are too few, evict nothing in vain.
-            num_evictable = self.pool.cached_pages
-            if num_short > num_evictable:
-                num_evictable += self.tree.num_superseded_pages()
-            if num_short <= num_evictable:
-                self.evict(num_short)
-        return self.pool.allocate(num_pages)
-
     def set_public(self, prefixes: Sequence[TokenArray]) -> None:
         """Let every namespace share these prefixes (int32[n] each), and no others from now on.
 
@@ -341,9 +319,12 @@ class PrefixCache:
 
     def evict(self, num_pages: int) -> int:
         """Make ``num_pages`` more pages free, or as many as are cached; returns how many."""
-        num_freed = self.tree.evict(num_pages)
-        self.evicted_pages += num_freed
-        return num_freed
+        return self._allocator.evict(num_pages)
+
+    @property
+    def evicted_pages(self) -> int:
+        """Pages that eviction made free since the start."""
+        return self._allocator.evicted_pages
 
     def forget(self, namespace: Namespace) -> int:
         """Drop what is cached under ``namespace`` and not in use; returns the pages made free."""

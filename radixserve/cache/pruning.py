@@ -3,7 +3,8 @@
 Whatever goes is told to the policy, to those who watch, and to those who remember what was evicted;
 its pages lose a node each. ``RadixTree.tidy`` mends what is left.
 
-Knows the tree's structure; no leases. Costs: O(what goes).
+Knows the tree's structure; no leases. Costs: O(what goes), and now and then the children of a
+locked node that has lost one (``_inherit_partial_page``).
 """
 
 from typing import TYPE_CHECKING
@@ -12,7 +13,7 @@ import numpy as np
 
 from radixserve.cache.lookup import path_tokens
 from radixserve.cache.node import ChildKey, Node
-from radixserve.cache.partial_page import replace_partial_page
+from radixserve.cache.partial_page import is_partial_page_needed, replace_partial_page
 
 if TYPE_CHECKING:
     from radixserve.cache.radix_tree import RadixTree
@@ -57,8 +58,19 @@ def trim(tree: "RadixTree", leaf: Node, wanted: int) -> None:
     tree.tidy(parent)
     if parent.lock_count and parent.children and parent.end % tree.page_size:
         # The leaf may have been the last to need the parent's partial page beside the parent.
-        heir = max(parent.children.values(), key=_lock_count)
-        replace_partial_page(parent, heir.pages[:1], tree.page_size, tree.pool)
+        _inherit_partial_page(tree, parent)
+
+
+def _inherit_partial_page(tree: "RadixTree", node: Node) -> None:
+    """Let a child supply the page that a locked node ends in, if nothing else needs the node's.
+
+    A public node may have thousands of children, so they are looked at only if it comes to that;
+    and of the unlocked the youngest is taken, the last that eviction would have do it all again.
+    """
+    if is_partial_page_needed(node, tree.page_size, tree.pool):
+        return
+    heir = max(reversed(list(node.children.values())), key=_lock_count)
+    replace_partial_page(node, heir.pages[:1], tree.page_size, tree.pool)
 
 
 def forget_below(tree: "RadixTree", top: Node, keys: list[ChildKey]) -> None:

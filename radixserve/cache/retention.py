@@ -27,8 +27,9 @@ one's place.
 
 Knows nodes as the policy does, and seconds of a given clock, which is held where it goes back.
 
-Costs: nothing but a look at ``node.marks`` while there are none; a mark O(nodes on the path + log
-marks), amortised; its end O(log marks).
+Costs: nothing but a look at ``node.marks`` while there are none; a mark O(nodes on the path + marks
+on them + log marks), amortised; its end O(marks on its node + log marks). Those on one node are few
+but on public ones, where every namespace may have its own.
 """
 
 import heapq

@@ -204,9 +204,11 @@ class AsyncEngine:
         request's time. *Raises* ``DeadlineError`` if it is up."""
         begun_s = time.monotonic()
         try:
-            async with asyncio.timeout(deadline_s):
+            async with asyncio.timeout(deadline_s) as limit:
                 await self._turns.take(tenant, lambda: self._intake.check_grammar(params))
         except TimeoutError:
+            if not limit.expired():
+                raise
             raise DeadlineError(
                 f"the {deadline_s:g} s that this request was given are up; its grammar was still "
                 "to be checked"

@@ -25,7 +25,7 @@ MAX_WAITING: Final = 32
 _RETRY_AFTER_S: Final = 5.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Turn:
     function: Callable[[], None]
     done: "asyncio.Future[None]"

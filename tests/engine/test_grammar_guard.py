@@ -107,6 +107,34 @@ def test_verdicts_are_kept(guard: GrammarGuard, monkeypatch: pytest.MonkeyPatch)
     assert asked == ["x", "(", "y", "x"]
 
 
+def test_who_is_known_does_not_wait(guard: GrammarGuard, monkeypatch: pytest.MonkeyPatch) -> None:
+    guard.check(regex("known"))
+    entered, let_go = threading.Event(), threading.Event()
+
+    def hold(child: grammar_guard._Child, spec: GrammarSpec, limit_s: float) -> str | None:
+        entered.set()
+        assert let_go.wait(60)
+        return "held"
+
+    def check_held() -> None:
+        with pytest.raises(GrammarError, match="held"):
+            guard.check(regex("slow"))
+
+    monkeypatch.setattr(grammar_guard._Child, "ask", hold)
+    thread = threading.Thread(target=check_held)
+    thread.start()
+    assert entered.wait(60)
+    try:
+        guard.check(regex("known"))
+        assert guard.knows(regex("known"))
+        assert not guard.knows(regex("slow"))
+    finally:
+        let_go.set()
+        thread.join()
+    with pytest.raises(GrammarError, match="held"):
+        guard.knows(regex("slow"))
+
+
 def test_long_sources_are_not_looked_at() -> None:
     guard = GrammarGuard(lambda: TABLE)
     with pytest.raises(GrammarError, match="at most"):

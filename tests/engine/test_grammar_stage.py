@@ -129,6 +129,30 @@ def test_abort_while_compiling(core: EngineCore, gate: Gate, n: int) -> None:
     driver.assert_nothing_leaked()
 
 
+def test_what_is_compiled_for_nobody_keeps_nobody_awake(core: EngineCore, gate: Gate) -> None:
+    woken = threading.Event()
+    core.call_when_compiled(woken.set)
+    driver = Driver(core)
+    driver.add(held("gone"))
+    assert gate.entered.acquire(timeout=60)
+    driver.abort("gone")
+    gate.open.set()
+    assert woken.wait(60)
+    # Who polls may step once for it, and then sleeps.
+    if core.can_step:
+        driver.step()
+    assert (core.has_work, core.can_step) == (False, False)
+
+
+def test_who_waits_for_a_grammar_does_not_wait_for_room(core: EngineCore, gate: Gate) -> None:
+    driver = Driver(core)
+    driver.add(held("late"))
+    assert (core.stats().num_waiting, core.stats().num_deferred) == (1, 1)
+    gate.open.set()
+    driver.run()
+    assert (core.stats().num_waiting, core.stats().num_deferred) == (0, 0)
+
+
 def test_an_id_used_again_while_the_thread_is_busy(core: EngineCore, gate: Gate) -> None:
     driver = Driver(core)
     driver.add(held("same"))

@@ -123,5 +123,17 @@ def test_another_life_of_the_engine_counts_from_nothing() -> None:
     assert engine.gate.expected_wait_s == pytest.approx(0.25)
 
 
+def test_another_life_that_dies_young_counts_from_nothing() -> None:
+    """As many steps as before it, and fewer starts."""
+    engine = BusyEngine()
+    engine.run(4)
+    before = engine.gate.expected_wait_s
+    engine.starts = engine.prompt_tokens = engine.cached_tokens = 0
+    engine.step(300.0, 0)
+    assert engine.gate.expected_wait_s == before
+    engine.enter()
+    assert engine.gate.expected_wait_s == pytest.approx(0.25)
+
+
 def test_a_rate_that_has_seen_nothing_says_nothing() -> None:
     assert StartRate().wait_s(10, 1000, 0.0) == 0.0

@@ -2,6 +2,7 @@
 
 import json
 import re
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -188,3 +189,25 @@ def test_grammars_share_the_threads(compiler: GrammarCompiler) -> None:
     assert workers[0] is workers[2]
     assert workers[1] is workers[3]
     assert workers[0] is not workers[1]
+
+
+def test_reading_the_tokens_holds_up_nobody_who_asks() -> None:
+    """It takes seconds; who adds requests is the step loop."""
+    entered, let_go = threading.Event(), threading.Event()
+
+    def load() -> list[bytes]:
+        entered.set()
+        assert let_go.wait(60)
+        return token_table(Bytes(), VOCAB)
+
+    compiler = GrammarCompiler(load, num_workers=1)
+    first = compiler.submit(spec("regex", "a"))
+    assert entered.wait(60)
+    # Else this would not return.
+    second = compiler.submit(spec("regex", "b"))
+    assert compiler.find(spec("regex", "a")) is None
+    assert not first.done()
+    assert not second.done()
+    let_go.set()
+    assert first.result(60).spec.source == "a"
+    assert second.result(60).spec.source == "b"
