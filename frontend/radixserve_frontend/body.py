@@ -1,13 +1,17 @@
-"""Reading a request's body: of JSON, of bounded size, in bounded time, not buffered beyond that."""
+"""Reading a request's body: of JSON, of bounded size, in bounded time, not buffered beyond that,
+and few of them at once."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Final
+from typing import Any, Final, TypeVar
 
 import anyio
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
 from radixserve_frontend.http_errors import HttpError
+
+T = TypeVar("T")
 
 # How much of an oversized body is read and thrown away, so that a client which does not listen
 # while it sends gets to read the 413 instead of a broken connection; and for how long.
@@ -36,6 +40,16 @@ class Bodies:
             yield one
         finally:
             self._num_bytes -= one.num_bytes
+
+    @contextmanager
+    def holding(self, num_bytes: int) -> Iterator[None]:
+        """A body that was received, for as long as it waits to be made ready to run. It goes on
+        counting, so that what waits is bounded as well."""
+        self._num_bytes += num_bytes
+        try:
+            yield
+        finally:
+            self._num_bytes -= num_bytes
 
     def take(self, num_bytes: int) -> None:
         """*Raises* ``HttpError`` (503) if there is no room for so many more."""
@@ -93,6 +107,14 @@ async def read_json_body(request: Request, max_bytes: int) -> bytes:
             headers={"Connection": "close"},
         )
     return b"".join(chunks)
+
+
+async def in_thread(request: Request, body: bytes, prepare: Callable[..., T], *args: Any) -> T:
+    """``prepare(body, *args)``, off the event loop. *Raises* what it raises. Many may wait for a
+    thread: their bodies count until it is done."""
+    bodies: Bodies = request.app.state.bodies
+    with bodies.holding(len(body)):
+        return await run_in_threadpool(prepare, body, *args)
 
 
 def _check_content_type(request: Request) -> None:

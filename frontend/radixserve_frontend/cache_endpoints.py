@@ -6,40 +6,36 @@ its own part of the cache; only an administrator learns whether *another* namesp
 Where there are no keys, whoever can reach the server may do everything.
 """
 
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
-from pydantic import Field
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
 from radixserve.engine.interface import Engine
 from radixserve.errors import InvalidRequestError
 from radixserve.ids import Namespace
+from radixserve.sampling.params import SamplingParams
 from radixserve.types import MISS_CAUSES, CacheStats
-from radixserve_frontend.body import read_json_body
+from radixserve_frontend.body import in_thread, read_json_body
 from radixserve_frontend.cache_report import explanation_of
 from radixserve_frontend.caller import Caller, caller_of
 from radixserve_frontend.config import ServerConfig
+from radixserve_frontend.conversation import prepare_chat
 from radixserve_frontend.dialect import check_model
 from radixserve_frontend.http_errors import HttpError, json_response
 from radixserve_frontend.json_text import decode_json
 from radixserve_frontend.lifecycle import Lifecycle
-from radixserve_frontend.openai.messages import MAX_MESSAGES, Message
+from radixserve_frontend.openai.conversing import ConversationFields, conversation_of
 from radixserve_frontend.openai.params import cache_namespace
 from radixserve_frontend.openai.schema import Prompt
 from radixserve_frontend.strict import StrictModel
 from radixserve_frontend.validation import validate
 
 
-class ExplainRequest(StrictModel):
-    """A prompt as in a generation request: messages, or a prompt."""
+class ExplainRequest(ConversationFields):
+    """A prompt as in a generation request: a conversation as in a chat, or a prompt."""
 
     model: str
-    messages: (
-        Annotated[list[Message], Field(fail_fast=True, min_length=1, max_length=MAX_MESSAGES)]
-        | None
-    ) = None
     prompt: Prompt | None = None
     cache_salt: str | None = None
 
@@ -74,7 +70,7 @@ class CacheEndpoints:
         """``POST /cache/explain``. *Raises* as a generation does."""
         body = await self._read(request)
         caller = caller_of(request.scope)
-        asked = await run_in_threadpool(self._prepare, body, caller)
+        asked = await in_thread(request, body, self._prepare, caller)
         try:
             explanation = await self._engine.explain(asked.prompt, namespace=asked.namespace)
         except InvalidRequestError as error:
@@ -119,8 +115,8 @@ class CacheEndpoints:
                 param="prompt" if wanted.messages else "messages",
             )
         if wanted.messages is not None:
-            messages = [message.as_dict() for message in wanted.messages]
-            return _Asked(tokenizer.encode_chat(messages), namespace, "messages")
+            chat = prepare_chat(tokenizer, conversation_of(wanted), SamplingParams())
+            return _Asked(chat.prompt_ids, namespace, "messages")
         if isinstance(wanted.prompt, str):
             return _Asked(tokenizer.encode(wanted.prompt), namespace, "prompt")
         prompt = [entry for entry in wanted.prompt or () if isinstance(entry, int)]

@@ -117,6 +117,16 @@ def check_stream_options(request: GenerationRequest) -> None:
         )
 
 
+def check_not_streamed(name: str, is_wanted: bool, request: GenerationRequest) -> None:
+    """*Raises* ``InvalidRequestError`` if the field ``name`` wants what no stream can tell."""
+    if is_wanted and request.wants_stream:
+        raise InvalidRequestError(
+            f"{name} is known only when the whole answer is; set stream to false or leave "
+            f"{name} out",
+            param=name,
+        )
+
+
 def check_choices(num_prompts: int, n: int, config: ServerConfig) -> None:
     """*Raises* ``InvalidRequestError`` if one request wants more answers than allowed."""
     if num_prompts * n > config.max_choices:

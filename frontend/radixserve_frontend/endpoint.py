@@ -14,13 +14,12 @@ from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
 
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
 from radixserve.engine.interface import Engine
 from radixserve.errors import InvalidRequestError, RadixServeError
-from radixserve_frontend.body import read_json_body
+from radixserve_frontend.body import in_thread, read_json_body
 from radixserve_frontend.cache_report import cache_report_of
 from radixserve_frontend.caller import caller_of
 from radixserve_frontend.config import ServerConfig
@@ -62,7 +61,7 @@ class GenerationEndpoint:
         with self._lifecycle.receiving():
             body = await read_json_body(request, self._config.max_body_bytes)
         with self._lifecycle.in_flight():
-            prepared = await run_in_threadpool(self._dialect.prepare, body, arrival)
+            prepared = await in_thread(request, body, self._dialect.prepare, arrival)
             logged = LoggedAnswer(record.request_id, body) if self._config.log_requests else None
             del body
             record.stream = prepared.stream

@@ -6,40 +6,31 @@ Fields and answers are vLLM's.
 from typing import Annotated, Any
 
 from pydantic import Field
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
 from radixserve.engine.interface import Engine
 from radixserve.errors import InvalidRequestError
 from radixserve.sampling.params import SamplingParams
-from radixserve_frontend.body import read_json_body
+from radixserve_frontend.body import in_thread, read_json_body
 from radixserve_frontend.config import ServerConfig
-from radixserve_frontend.conversation import Conversation, prepare_chat
+from radixserve_frontend.conversation import prepare_chat
 from radixserve_frontend.dialect import check_model
 from radixserve_frontend.http_errors import json_response
 from radixserve_frontend.json_text import decode_json
 from radixserve_frontend.lifecycle import Lifecycle
-from radixserve_frontend.openai.messages import MAX_MESSAGES, Message
-from radixserve_frontend.openai.tools import Tools
+from radixserve_frontend.openai.conversing import ConversationFields, conversation_of
 from radixserve_frontend.strict import StrictModel
 from radixserve_frontend.validation import validate
 
 
-class TokenizeRequest(StrictModel):
-    """``POST /tokenize``: a text, or a conversation."""
+class TokenizeRequest(ConversationFields):
+    """``POST /tokenize``: a text, or a conversation as in a chat."""
 
     model: str | None = None
     prompt: str | None = None
-    messages: (
-        Annotated[list[Message], Field(fail_fast=True, min_length=1, max_length=MAX_MESSAGES)]
-        | None
-    ) = None
     add_special_tokens: bool | None = None
     """Of a text: whether to put around it what the tokenizer puts around one. Default: yes."""
-    tools: Tools | None = None
-    chat_template_kwargs: dict[str, Any] | None = None
-    continue_final_message: bool | None = None
     return_token_strs: bool | None = None
 
 
@@ -60,11 +51,11 @@ class TokenizingEndpoints:
 
     async def tokenize(self, request: Request) -> Response:
         """*Raises* ``InvalidRequestError``."""
-        return json_response(await run_in_threadpool(self._tokenize, await self._read(request)))
+        return json_response(await in_thread(request, await self._read(request), self._tokenize))
 
     async def detokenize(self, request: Request) -> Response:
         """*Raises* ``InvalidRequestError``."""
-        return json_response(await run_in_threadpool(self._detokenize, await self._read(request)))
+        return json_response(await in_thread(request, await self._read(request), self._detokenize))
 
     async def _read(self, request: Request) -> bytes:
         with self._lifecycle.receiving():
@@ -80,12 +71,7 @@ class TokenizingEndpoints:
                 param="prompt",
             )
         if wanted.messages is not None:
-            conversation = Conversation(
-                messages=[message.as_dict() for message in wanted.messages],
-                tools=[tool.as_dict() for tool in wanted.tools or ()],
-                template_variables=wanted.chat_template_kwargs or {},
-                continues_last=bool(wanted.continue_final_message),
-            )
+            conversation = conversation_of(wanted)
             tokens = prepare_chat(tokenizer, conversation, SamplingParams()).prompt_ids
         else:
             tokens = tokenizer.encode(

@@ -12,7 +12,8 @@ A node that enters with an old time goes to the front of its cell if it is older
 else to the back; in between it may wait for those before it, hence age late, by one bucket at most.
 
 Costs: ``enter`` and ``leave`` O(log cells); ``first`` amortised O(log cells) plus the moves, of
-which a node makes at most NUM_AGES between two touches. There are at most some thousand cells.
+which a node makes at most NUM_AGES between two touches. Of the NUM_CLASSES * NUM_AGES cells few are
+in use.
 """
 
 import heapq

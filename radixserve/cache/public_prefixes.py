@@ -10,8 +10,9 @@ whoever sends it. What is shared shows: whether somebody has used a public prefi
 it is, and how far one's tokens agree with it in how many are cached. That is meant; what must not
 show must not be named.
 
-Costs: nothing while nothing is named; then some 2 µs, and 6 µs with several prefixes, however many:
-of sorted ones the two that ``tokens`` would lie between agree with it longest.
+Costs: nothing while nothing is named; then some 2 µs, and with several prefixes 3 µs (the
+longest has 200 tokens) to 18 µs (20,000), however many: of sorted ones the two that ``tokens``
+would lie between agree with it longest.
 """
 
 from bisect import bisect

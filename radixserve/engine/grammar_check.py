@@ -22,7 +22,8 @@ def main() -> None:
     # A terminal's interrupt is its parent's to answer.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     table: list[bytes] = pickle.load(sys.stdin.buffer)
-    compiler = GrammarCompiler(lambda: table, num_workers=1)
+    # What it kept would count against the memory that the next grammar may take.
+    compiler = GrammarCompiler(lambda: table, num_workers=1, keeps=False)
     compiler.prepare()
     _limit_memory(int(sys.argv[1]))
     _answer(None)

@@ -20,8 +20,9 @@ Where nothing is allowed the sampler reports that it found no token, and the sch
 why: ``is_complete``, or ``failure``.
 
 A failure may be none of this answer's doing: answers under one grammar share an automaton, with
-limits (``grammar_compiler.py``). So an answer whose automaton has failed is first repeated with
-another one, and only what fails with a new one has failed.
+limits (``grammar_compiler.py``). So an answer whose automaton is at its limit is first repeated
+with another one, and only what fails with a new one has failed. Other failures would only be
+repeated, while all in the sampler's step wait: compiling can take seconds.
 
 Owned by the scheduler, one per choice; the sampler only waits. Knows no logits and no text.
 """
@@ -159,10 +160,10 @@ class Constraint:
         self._compute()
 
     def _compute(self) -> None:
-        """Find the mask, with another automaton if this one has failed."""
+        """Find the mask, with another automaton if this one is worn out."""
         assert self._matcher is not None, "it has begun"
         self._matcher.fill(self._words)
-        while self._matcher.error is not None:
+        while self._matcher.is_worn_out:
             is_fresh = self._grammar.renew(self._matcher.generation)
             self._matcher = self._grammar.matcher()
             self._matcher.consume(self._said)

@@ -113,6 +113,13 @@ class Matcher:
         """Why it cannot go on, if it cannot; it stays so."""
         return _brief(self._inner.get_error()) if self._inner.is_error() else None
 
+    @property
+    def is_worn_out(self) -> bool:
+        """Whether it cannot go on because its automaton, which others use too, has grown to its
+        limit. Whatever else goes wrong is the answer's own, or its grammar's."""
+        # There is no code for it: `stop_reason` is the same for every error.
+        return self._inner.is_error() and "too many states" in self._inner.get_error()
+
 
 class CompiledGrammar:
     """A grammar ready to be followed by any number of answers."""
@@ -153,13 +160,19 @@ class GrammarCompiler:
     """Compiles grammars for one vocabulary, and keeps those that were used last. Thread-safe.
 
     ``load_table`` gives the tokens' bytes (``token_table.py``); it is called when the first grammar
-    comes, once. ``num_workers`` threads compute what grammars allow.
+    comes, once. ``num_workers`` threads compute what grammars allow. Without ``keeps`` it keeps no
+    grammar.
     """
 
     def __init__(
-        self, load_table: Callable[[], list[bytes]], *, num_workers: int | None = None
+        self,
+        load_table: Callable[[], list[bytes]],
+        *,
+        num_workers: int | None = None,
+        keeps: bool = True,
     ) -> None:
         self._load_table = load_table
+        self._keeps = keeps
         self._num_workers = num_workers or min(_MAX_WORKERS, max(1, (os.cpu_count() or 1) // 2))
         self._lock = threading.Lock()
         # Apart from the other, for which a step loop waits: reading the tokens takes seconds.
@@ -223,7 +236,8 @@ class GrammarCompiler:
                 vocab_size=self._vocab_size,
                 worker=worker,
             )
-            self._cached[spec] = compiled
+            if self._keeps:
+                self._cached[spec] = compiled
             while len(self._cached) > MAX_CACHED or self._num_cached_bytes() > MAX_CACHED_BYTES:
                 self._cached.popitem(last=False)
         return compiled

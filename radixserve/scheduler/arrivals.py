@@ -1,6 +1,6 @@
-"""From what arrives to what is scheduled: the choices with which a request begins.
+"""From what arrives to what is scheduled: the choices of a request.
 
-    a request of its own      one choice, which forks when its prompt is computed
+    a request of its own      one choice, which forks (``fork``) when its prompt is computed
     one that ran before       every choice that has not ended, each with what it has said
 
 The second kind comes from an engine that has died (``engine/supervisor.py``). Its choices keep
@@ -36,6 +36,30 @@ def begin(
     for request, choice in zip(choices, resumed, strict=True):
         _resume(request, choice)
     return choices
+
+
+def fork(parent: Request, index: int, arrival: int) -> Request:
+    """Another choice of a request whose prompt has just been computed, at the beginning of its
+    answer."""
+    child = Request(
+        parent.request_id,
+        parent.token_ids[: parent.num_prompt_tokens],
+        parent.params,
+        namespace=parent.namespace,
+        stop_token_ids=parent.stop_token_ids,
+        arrival=arrival,
+        index=index,
+        hints=parent.hints,
+        use=parent.use,
+        tenant=parent.tenant,
+        priority=parent.priority,
+    )
+    child.num_cached_tokens = parent.num_cached_tokens
+    # The request's first choice tells of the prompt.
+    child.prompt_logprobs = None
+    if parent.constraint is not None:
+        child.constrain(parent.constraint.fork())
+    return child
 
 
 def _request(

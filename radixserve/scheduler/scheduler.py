@@ -26,15 +26,16 @@ from dataclasses import replace
 from typing import Final
 
 from radixserve.cache.prefix_cache import Finding, PrefixCache
-from radixserve.cache.retention import Keep
 from radixserve.errors import OutOfPagesError
 from radixserve.ids import Namespace, RequestId, TokenArray
 from radixserve.request import Request, Status
 from radixserve.sampling.constraint import Constraint
 from radixserve.scheduler.admission import Admission
-from radixserve.scheduler.arrivals import begin
+from radixserve.scheduler.arrivals import begin, fork
+from radixserve.scheduler.deltas import delta_of
 from radixserve.scheduler.fair_queue import FairQueue
 from radixserve.scheduler.in_flight import InFlight
+from radixserve.scheduler.keeping import keeps_of
 from radixserve.scheduler.plan import StepPlan, StepResult
 from radixserve.scheduler.planner import Planner
 from radixserve.scheduler.policy import GENERATED_TOKEN_COST, MAX_OVERTAKES
@@ -46,13 +47,13 @@ from radixserve.types import (
     FinishReason,
     SampledToken,
     TokenDelta,
-    TokenLogprob,
 )
 
 logger = logging.getLogger(__name__)
 
-_RETURNS_SOON_S: Final = 60.0
-"""How long a request that returns soon is kept at least."""
+_BROKEN_LOGITS: Final = (
+    "no token could be chosen: the model's logits are not numbers, or every token is forbidden"
+)
 
 
 class Scheduler:
@@ -275,7 +276,7 @@ class Scheduler:
         if request.constraint is not None:
             request.constraint.advance(token.token_id)
         self._running.appended(request)
-        return _delta(request, token)
+        return delta_of(request, token)
 
     def _fork(self, parent: Request, tokens: list[SampledToken]) -> Iterator[TokenDelta]:
         """Make the other choices of a request whose prompt has just been computed.
@@ -286,24 +287,7 @@ class Scheduler:
         assert parent.lease is not None
         assert not parent.is_in_flight, f"{parent} was planned ahead of its fork"
         for index, token in enumerate(tokens, start=1):
-            child = Request(
-                parent.request_id,
-                parent.token_ids[: parent.num_prompt_tokens],
-                parent.params,
-                namespace=parent.namespace,
-                stop_token_ids=parent.stop_token_ids,
-                arrival=self._next_arrival(),
-                index=index,
-                hints=parent.hints,
-                use=parent.use,
-                tenant=parent.tenant,
-                priority=parent.priority,
-            )
-            child.num_cached_tokens = parent.num_cached_tokens
-            # The request's first choice tells of the prompt.
-            child.prompt_logprobs = None
-            if parent.constraint is not None:
-                child.constrain(parent.constraint.fork())
+            child = fork(parent, index, self._next_arrival())
             self._choices[parent.request_id].append(child)
             if len(self._running) < self._max_running:
                 try:
@@ -350,7 +334,7 @@ class Scheduler:
             if reason == "error":
                 kept = request.lease.num_committed_tokens
             # What nobody can find again is not to be kept.
-            keeps = _keeps(request, kept) if self._enable_prefix_cache else ()
+            keeps = keeps_of(request, kept) if self._enable_prefix_cache else ()
             self._running.leave(request, kept, keeps)
         elif request in self._waiting:
             self._waiting.remove(request)
@@ -362,7 +346,7 @@ class Scheduler:
             del self._choices[request.request_id]
         if not self._enable_prefix_cache:
             self._cache.forget(request.namespace)
-        return _delta(request, token, error=error)
+        return delta_of(request, token, error=error)
 
     def _next_arrival(self) -> int:
         self._num_arrivals += 1
@@ -389,44 +373,3 @@ class Scheduler:
         self._in_flight.check_invariants(self._running)
         self._waiting.check_invariants()
         self._cache.check_invariants(leases)
-
-
-_BROKEN_LOGITS = (
-    "no token could be chosen: the model's logits are not numbers, or every token is forbidden"
-)
-
-
-def _keeps(request: Request, num_kept_tokens: int) -> list[Keep]:
-    """What its hints ask the cache to keep of a request that ends."""
-    hints = request.hints
-    keeps = [Keep(min(num_kept_tokens, mark.num_tokens), mark.keep_s) for mark in hints.marks]
-    if hints.returns_soon:
-        keeps.append(Keep(num_kept_tokens, max(hints.keep_s, _RETURNS_SOON_S)))
-    elif hints.keep_s:
-        keeps.append(Keep(min(num_kept_tokens, request.num_prompt_tokens), hints.keep_s))
-    # The deepest first: where the budget is short the oldest marks go, and what more requests
-    # begin with is worth more.
-    return sorted(keeps, reverse=True)
-
-
-def _delta(
-    request: Request, token: SampledToken | None = None, *, error: str | None = None
-) -> TokenDelta:
-    cache_report, request.cache_report = request.cache_report, None
-    prompt_logprobs: list[TokenLogprob | None] | None = None
-    if token is not None and request.prompt_logprobs is not None:
-        prompt_logprobs, request.prompt_logprobs = [None, *request.prompt_logprobs], None
-    return TokenDelta(
-        request_id=request.request_id,
-        index=request.index,
-        token_ids=[token.token_id] if token is not None else [],
-        logprobs=[token.logprob] if token is not None and token.logprob is not None else None,
-        finish_reason=request.finish_reason,
-        stop_token_id=(
-            token.token_id if token is not None and request.finish_reason == "stop" else None
-        ),
-        num_cached_tokens=request.num_cached_tokens or 0,
-        cache_report=cache_report,
-        prompt_logprobs=prompt_logprobs,
-        error=error,
-    )

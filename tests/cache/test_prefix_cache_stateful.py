@@ -8,7 +8,6 @@ namespace reads it has computed itself, or it is public.
 """
 
 import copy
-import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -26,14 +25,14 @@ from hypothesis.stateful import (
     rule,
 )
 
-from radixserve.cache.node import Node
-from radixserve.cache.page_pool import PagePool
 from radixserve.cache.prefix_cache import Lease, PrefixCache, Use
 from radixserve.cache.retention import Keep
 from radixserve.errors import OutOfPagesError
-from radixserve.ids import Namespace, PageArray, PageId, TokenArray
-from tests.cache.public_model import PUBLIC, Path, PublicModel, Tokens, common_prefix
+from radixserve.ids import Namespace, PageId, TokenArray
+from tests.cache.failing_pool import FailingPool
+from tests.cache.public_model import Path, PublicModel, Tokens, common_prefix
 from tests.cache.retention_check import check_retention
+from tests.cache.tree_paths import all_paths, longest_paths
 
 NAMESPACES = [Namespace("a"), Namespace("b")]
 
@@ -44,20 +43,6 @@ KEEPS = st.none() | st.builds(
 
 PREFIXES = st.lists(st.lists(st.integers(0, 1), min_size=1, max_size=20).map(tuple), max_size=3)
 """Public ones."""
-
-
-class FailingPool(PagePool):
-    """A pool that says it is exhausted when told to."""
-
-    def __init__(self, num_pages: int) -> None:
-        super().__init__(num_pages)
-        self.fails = False
-
-    def allocate(self, num_pages: int) -> PageArray:
-        if self.fails:
-            self.fails = False
-            raise OutOfPagesError("injected")
-        return super().allocate(num_pages)
 
 
 @dataclass
@@ -106,34 +91,11 @@ class CacheMachine(RuleBasedStateMachine):
         self.known += prefixes
         return self.public.name(prefixes)
 
-    # What the tree holds, found by walking it rather than by asking match()
-
     def paths(self) -> list[Path]:
-        """Every node."""
-        found: list[Path] = []
-        stack: list[tuple[Node, Tokens, dict[int, int], int]] = [
-            (root, (), {}, 0) for root in self.cache.tree.roots.values()
-        ]
-        while stack:
-            node, above, table, num_public = stack.pop()
-            tokens = (*above, *node.tokens.tolist())
-            first = node.start // self.page_size
-            table = table | dict(enumerate(node.pages.tolist(), start=first))
-            pages = [table[index] for index in range(len(table))]
-            owner = PUBLIC if node.namespace is None else node.namespace
-            num_public = len(tokens) if node.namespace is None else num_public
-            found.append(Path(owner, tokens, pages, num_public, node.lock_count > 0))
-            stack.extend((child, tokens, table, num_public) for child in node.children.values())
-        return found
+        return all_paths(self.cache.tree)
 
     def contents(self) -> list[Path]:
-        """The same without what begins another of its owner: blind to where edges are split."""
-        paths = sorted(self.paths())
-        kept = []
-        for path, after in itertools.pairwise([*paths, Path("", (), [], 0, is_locked=False)]):
-            if after.owner != path.owner or after.tokens[: len(path.tokens)] != path.tokens:
-                kept.append(path)
-        return kept
+        return longest_paths(self.cache.tree)
 
     def longest_inserted(self, namespace: str, tokens: Tokens) -> int:
         """How much of ``tokens`` has ever been put where the namespace may see it."""

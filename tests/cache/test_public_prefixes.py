@@ -7,14 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from radixserve.cache import pruning
 from radixserve.cache.explain import Finding
 from radixserve.cache.lookup import page_table
 from radixserve.cache.node import Node
-from radixserve.cache.prefix_cache import Lease, PrefixCache
+from radixserve.cache.prefix_cache import PrefixCache
 from radixserve.cache.public_prefixes import PublicPrefixes
 from radixserve.cache.retention import Keep
 from radixserve.cache.return_time import ReturnTime
-from radixserve.ids import DEFAULT_NAMESPACE, Namespace, TokenArray
+from radixserve.ids import DEFAULT_NAMESPACE, Namespace
+from tests.cache.letters import compute, run, sketch, start, tokens_of
 
 A, B = Namespace("A"), Namespace("B")
 
@@ -29,49 +31,8 @@ class Clock:
         return self.now_s
 
 
-def tokens_of(text: str) -> TokenArray:
-    return np.array([ord(letter) for letter in text], dtype=np.int32)
-
-
-def start(cache: PrefixCache, namespace: Namespace, text: str) -> Lease:
-    """Acquire; the border copy, if any, is performed."""
-    lease = cache.acquire(namespace, tokens_of(text))
-    if lease.pending_copy is not None:
-        cache.finish_copy(lease)
-    return lease
-
-
-def compute(cache: PrefixCache, lease: Lease, text: str) -> None:
-    cache.reserve(lease, len(text))
-    cache.commit(lease, tokens_of(text))
-
-
-def run(cache: PrefixCache, namespace: Namespace, text: str, keep: Keep | None = None) -> int:
-    """A whole request; returns how much of it was cached."""
-    lease = start(cache, namespace, text)
-    compute(cache, lease, text)
-    cache.release(lease, tokens_of(text), () if keep is None else (keep,))
-    return lease.num_cached_tokens
-
-
 def match(cache: PrefixCache, namespace: Namespace, text: str) -> int:
     return cache.match(namespace, tokens_of(text))
-
-
-def sketch(cache: PrefixCache) -> list[str]:
-    """A line a node: whose, tokens, pages, a star a lock."""
-    lines = []
-    stack: list[tuple[int, Node]] = [(0, root) for root in cache.tree.roots.values()]
-    while stack:
-        indent, node = stack.pop()
-        if node.parent is not None:
-            text = "".join(map(chr, node.tokens.tolist()))
-            pages = " ".join(map(str, node.pages.tolist()))
-            owner = "" if node.namespace is None else f"{node.namespace}:"
-            lines.append(f"{'  ' * (indent - 1)}{owner}{text} {pages}{'*' * node.lock_count}")
-        below = sorted(node.children.items(), key=lambda item: str(item[0]), reverse=True)
-        stack.extend((indent + 1, child) for _, child in below)
-    return lines
 
 
 def make_cache(*public: str, num_pages: int = 32) -> PrefixCache:
@@ -131,7 +92,7 @@ def test_naming_the_same_again_is_no_change() -> None:
 
 def test_a_tenant_finds_the_public_tokens_of_another_and_no_more() -> None:
     cache = make_cache("abcdef")
-    assert run(cache, A, "abcdefghij") == 0
+    assert run(cache, "abcdefghij", A) == 0
     for text in ("abcdefghij", "abcdefgh", "abcdefg"):
         assert match(cache, A, text) == len(text)
         assert match(cache, B, text) == 6
@@ -150,35 +111,35 @@ def test_a_tenant_finds_the_public_tokens_of_another_and_no_more() -> None:
 
 def test_without_public_prefixes_nothing_is_shared() -> None:
     cache = make_cache()
-    assert run(cache, A, "abcdefghij") == 0
-    assert run(cache, B, "abcdefghij") == 0
+    assert run(cache, "abcdefghij", A) == 0
+    assert run(cache, "abcdefghij", B) == 0
     assert sorted(name for name in cache.tree.roots if name is not None) == [A, B]
     assert cache.cached_pages == 6
 
 
 def test_tokens_that_share_nothing_public_are_where_they_were() -> None:
     cache = make_cache("abcdef")
-    run(cache, A, "xyz")
+    run(cache, "xyz", A)
     assert list(cache.tree.roots) == [A]
     assert match(cache, B, "xyz") == 0
 
 
 def test_the_default_namespace_is_a_tenant_like_others() -> None:
     cache = make_cache("abcdef")
-    run(cache, DEFAULT_NAMESPACE, "abcdefgh")
+    run(cache, "abcdefgh", DEFAULT_NAMESPACE)
     assert match(cache, A, "abcdefgh") == 6
-    run(cache, A, "abcdefgh")
+    run(cache, "abcdefgh", A)
     assert match(cache, DEFAULT_NAMESPACE, "abcdefgh") == 8
     assert cache.tree.namespaces == {DEFAULT_NAMESPACE, A}
 
 
 def test_a_tenant_that_diverges_inside_a_public_edge_has_its_edge_there() -> None:
     cache = make_cache("abcdefgh", "abXY")
-    run(cache, A, "abcdefghi")
-    assert run(cache, B, "abcQ") == 3
+    run(cache, "abcdefghi", A)
+    assert run(cache, "abcQ", B) == 3
     assert sketch(cache) == ["abc 0", "  B:Q 3", "  defgh 0 1", "    A:i 2"]
     assert match(cache, A, "abcQ") == 3
-    assert run(cache, A, "abXYZ") == 2
+    assert run(cache, "abXYZ", A) == 2
     assert match(cache, B, "abXYZ") == 4
     cache.check_invariants()
 
@@ -186,7 +147,7 @@ def test_a_tenant_that_diverges_inside_a_public_edge_has_its_edge_there() -> Non
 def test_answers_that_follow_a_public_prefix_by_themselves_are_public() -> None:
     """A prompt may end within one; what is generated then is judged by what it is."""
     cache = make_cache("abcdefgh")
-    lease = start(cache, A, "abc")
+    lease = start(cache, "abc", A)
     compute(cache, lease, "abcdefZ")
     cache.release(lease, tokens_of("abcdefZ"))
     assert match(cache, B, "abcdefZ") == 6
@@ -196,7 +157,7 @@ def test_answers_that_follow_a_public_prefix_by_themselves_are_public() -> None:
 def test_a_prompt_of_one_token_moves_to_the_root_of_its_answer() -> None:
     """Before its first step nothing is known to be cached, nor of which root."""
     cache = make_cache("abcdef")
-    lease = start(cache, A, "")
+    lease = start(cache, "", A)
     assert list(cache.tree.roots) == [A]
     compute(cache, lease, "abcdef")
     assert list(cache.tree.roots) == [None]
@@ -209,7 +170,7 @@ def test_a_prompt_of_one_token_moves_to_the_root_of_its_answer() -> None:
 
 def test_the_trees_public_page_wins_over_one_computed_meanwhile() -> None:
     cache = make_cache("abcdef")
-    first, second = start(cache, A, "abcdefgh"), start(cache, B, "abcdefgh")
+    first, second = start(cache, "abcdefgh", A), start(cache, "abcdefgh", B)
     compute(cache, first, "abcdefgh")
     compute(cache, second, "abcdefgh")
     table = page_table(second.node, 4).tolist()
@@ -222,7 +183,7 @@ def test_the_trees_public_page_wins_over_one_computed_meanwhile() -> None:
 def test_a_request_that_needs_the_whole_pool_gets_it() -> None:
     """A public border page that no lease reads can be had, as any superseded page."""
     cache = make_cache("abcdef", num_pages=4)
-    run(cache, A, "abcdefgh")
+    run(cache, "abcdefgh", A)
     lease = cache.acquire(B, tokens_of("abcdefgh"), whole_pages_only=True)
     compute(cache, lease, "abcdefgh")
     cache.reserve(lease, 16)
@@ -236,7 +197,7 @@ def test_a_request_that_needs_the_whole_pool_gets_it() -> None:
 
 def test_eviction_takes_tenants_leaves_and_then_the_public_node() -> None:
     cache = make_cache("abcdef")
-    run(cache, A, "abcdefghij")
+    run(cache, "abcdefghij", A)
     assert sketch(cache) == ["abcdef 0 1", "  A:ghij 1 2"], "edges of two owners stay two"
     assert cache.evict(1) == 1
     assert sketch(cache) == ["abcdef 0 1", "  A:gh 1"]
@@ -250,8 +211,8 @@ def test_eviction_takes_tenants_leaves_and_then_the_public_node() -> None:
 
 def test_the_public_node_outlives_its_tenants_and_merges_with_what_is_public() -> None:
     cache = make_cache("abcdefgh")
-    run(cache, A, "abcdX")
-    run(cache, B, "abcdefgh")
+    run(cache, "abcdX", A)
+    run(cache, "abcdefgh", B)
     assert sketch(cache) == ["abcd 0", "  A:X 1", "  efgh 2"]
     assert cache.forget(A) == 1
     assert sketch(cache) == ["abcdefgh 0 2"]
@@ -263,11 +224,11 @@ def test_the_public_node_outlives_its_tenants_and_merges_with_what_is_public() -
 
 def test_forgetting_a_tenant_leaves_the_others_and_what_is_locked() -> None:
     cache = make_cache("abcdef")
-    run(cache, A, "abcdefgh")
-    run(cache, A, "xyz")
-    run(cache, B, "abcdefgh")
-    lease = start(cache, A, "abcdefghij")
-    run(cache, A, "abcdefQ")
+    run(cache, "abcdefgh", A)
+    run(cache, "xyz", A)
+    run(cache, "abcdefgh", B)
+    lease = start(cache, "abcdefghij", A)
+    run(cache, "abcdefQ", A)
     assert cache.tree.namespaces == {A, B}
     cache.forget(A)
     assert sketch(cache) == ["abcdef 0 1*", "  A:gh 1*", "  B:gh 3"]
@@ -280,10 +241,10 @@ def test_forgetting_a_tenant_leaves_the_others_and_what_is_locked() -> None:
 
 def test_other_prefixes_drop_what_nobody_would_find() -> None:
     cache = make_cache("abcdef")
-    run(cache, A, "abcdefgh")
-    run(cache, B, "xyz")
-    run(cache, B, "pqr")
-    lease = start(cache, A, "abcdefgh")
+    run(cache, "abcdefgh", A)
+    run(cache, "xyz", B)
+    run(cache, "pqr", B)
+    lease = start(cache, "abcdefgh", A)
     cache.set_public([tokens_of("ab"), tokens_of("xy")])
     assert match(cache, A, "abcdefgh") == 2
     assert match(cache, B, "abcdefgh") == 2
@@ -293,13 +254,36 @@ def test_other_prefixes_drop_what_nobody_would_find() -> None:
     compute(cache, lease, "abcdefghijkl")
     cache.release(lease, tokens_of("abcdefghijkl"))
     assert match(cache, A, "abcdefghijkl") == 2
-    assert run(cache, A, "abcdefgh") == 2
+    assert run(cache, "abcdefgh", A) == 2
     assert match(cache, A, "abcdefgh") == 8
     assert match(cache, B, "abcdefgh") == 2
     cache.set_public([])
     assert match(cache, A, "ab") == 0
     assert match(cache, B, "pqr") == 3
     cache.check_invariants()
+
+
+@pytest.mark.parametrize("is_tenant_running", [False, True])
+def test_evicting_one_of_many_tenants_looks_at_few_of_the_others(
+    monkeypatch: pytest.MonkeyPatch, is_tenant_running: bool
+) -> None:
+    """Though the public node is locked and ends inside a page, which each has a copy of."""
+    num_tenants, num_seen = 100, 0
+
+    def lock_count(node: Node) -> int:
+        nonlocal num_seen
+        num_seen += 1
+        return node.lock_count
+
+    monkeypatch.setattr(pruning, "_lock_count", lock_count)
+    cache = make_cache("abcdef", num_pages=400)
+    tenants = [Namespace(f"tenant {number}") for number in range(num_tenants)]
+    for tenant in tenants:
+        run(cache, "abcdefgh", tenant)
+    lease = start(cache, "abcdefgh" if is_tenant_running else "abcdef", tenants[50])
+    assert cache.evict(num_tenants) >= num_tenants - 2
+    cache.check_invariants([lease])
+    assert 0 < num_seen <= 2 * num_tenants
 
 
 # -- what is told ---------------------------------------------------------------------------------
@@ -311,28 +295,28 @@ def ask(cache: PrefixCache, namespace: Namespace, text: str) -> Finding:
 
 def test_a_miss_tells_nothing_of_other_tenants() -> None:
     cache = make_cache("abcdef")
-    run(cache, A, "abcdefghij")
+    run(cache, "abcdefghij", A)
     assert ask(cache, B, "abcdefghij") == Finding(6, "never_seen")
     assert ask(cache, A, "abcdefQ") == Finding(6, "diverged")
-    run(cache, B, "abcdefQ")
+    run(cache, "abcdefQ", B)
     assert ask(cache, B, "abcdefghij") == Finding(6, "diverged")
     assert ask(cache, B, "abcX") == Finding(3, "diverged"), "there the public text goes on"
 
 
 def test_public_tokens_that_follow_have_diverged_for_all() -> None:
     cache = make_cache("abcdefgh", "abcdXY")
-    run(cache, A, "abcdX")
+    run(cache, "abcdX", A)
     assert ask(cache, B, "abcdQ") == Finding(4, "diverged")
     # The split leaves the public node a child of A's, and none that B may see.
     assert ask(cache, B, "abcdef") == Finding(4, "diverged")
     cache = make_cache("abcd")
-    run(cache, A, "abcdX")
+    run(cache, "abcdX", A)
     assert ask(cache, B, "abcdX") == Finding(4, "never_seen")
 
 
 def test_what_was_evicted_is_told_to_whose_it_was() -> None:
     cache = make_cache("abcdef")
-    run(cache, A, "abcdefghijkl")
+    run(cache, "abcdefghijkl", A)
     cache.evict(1)
     assert match(cache, A, "abcdefghijkl") == 8
     assert ask(cache, A, "abcdefghijkl") == Finding(8, "evicted", 0.0)
@@ -341,7 +325,7 @@ def test_what_was_evicted_is_told_to_whose_it_was() -> None:
     assert match(cache, A, "abcdefghijkl") == 0
     # The public part was everybody's; behind it B still learns nothing.
     assert ask(cache, B, "abcdefghijkl") == Finding(0, "evicted", 0.0)
-    run(cache, B, "abcdef")
+    run(cache, "abcdef", B)
     assert ask(cache, A, "abcdefghijkl") == Finding(6, "evicted", 0.0)
     assert ask(cache, B, "abcdefghijkl") == Finding(6, "never_seen")
     cache.clear(A)
@@ -351,7 +335,7 @@ def test_what_was_evicted_is_told_to_whose_it_was() -> None:
 def test_the_operator_is_told_who_holds_more() -> None:
     cache = make_cache("abcdef")
     tokens = tokens_of("abcdefghij")
-    run(cache, A, "abcdefgh")
+    run(cache, "abcdefgh", A)
     assert not cache.is_held_elsewhere(A, tokens, 8)
     assert cache.is_held_elsewhere(B, tokens, 6)
     assert cache.is_held_elsewhere(B, tokens, 7)
@@ -362,11 +346,11 @@ def test_the_operator_is_told_who_holds_more() -> None:
 
 def test_marks_on_public_tokens_are_each_tenants_own() -> None:
     cache = make_cache("abcdefgh")
-    run(cache, A, "abcdefgh", Keep(8, 10.0))
-    run(cache, B, "abcdefgh", Keep(8, 100.0))
+    run(cache, "abcdefgh", A, Keep(8, 10.0))
+    run(cache, "abcdefgh", B, Keep(8, 100.0))
     retention = cache.retention
     assert (retention.num_marks(A), retention.num_marks(B)) == (1, 1)
-    run(cache, A, "abcdefgh", Keep(8, 20.0))
+    run(cache, "abcdefgh", A, Keep(8, 20.0))
     assert (retention.num_marks(A), retention.num_marks(B)) == (1, 1)
     assert retention.weight_pages == 4
 
@@ -379,7 +363,7 @@ def test_returns_of_one_tenant_are_not_counted_for_another(page_size: int) -> No
     cache.set_public([tokens_of("abcdef")])
     text = "abcdef" + "".join(chr(200 + at) for at in range(58))
     for namespace in (A, B):
-        run(cache, namespace, text)
+        run(cache, text, namespace)
     mine, theirs = (
         node.record.hashes
         for node in cache.tree.nodes()
@@ -391,7 +375,7 @@ def test_returns_of_one_tenant_are_not_counted_for_another(page_size: int) -> No
 
 def test_an_index_that_is_wrong_and_an_owner_that_is_are_found() -> None:
     cache = make_cache("abcdef")
-    run(cache, A, "abcdefgh")
+    run(cache, "abcdefgh", A)
     (node,) = cache.tree.roots[None].children.values()
     cache.tree.tenant_edges.remove(node, A, ord("g"))
     with pytest.raises(AssertionError, match="the index of tenants' edges says"):

@@ -1,59 +1,16 @@
 """Every way in which the tree splits, grows and merges, one named case each.
 
-Pages hold four tokens (P = 4) and a token is a letter. ``sketch`` draws a cache: one line a node,
-its tokens, its pages, ``*`` for each lock.
+``sketch`` draws a cache (``letters.py``). What eviction does is in ``test_tree_eviction.py``.
 """
 
 import numpy as np
 import pytest
 
-from radixserve.cache.lease import Lease
 from radixserve.cache.lookup import page_table
-from radixserve.cache.node import Node
 from radixserve.cache.prefix_cache import PrefixCache
 from radixserve.errors import ConfigError
-from radixserve.ids import DEFAULT_NAMESPACE, Namespace, TokenArray
-
-P = 4
-
-
-def tokens_of(text: str) -> TokenArray:
-    return np.array([ord(letter) for letter in text], dtype=np.int32)
-
-
-def start(cache: PrefixCache, text: str) -> Lease:
-    """Acquire; the border copy, if any, is performed."""
-    lease = cache.acquire(DEFAULT_NAMESPACE, tokens_of(text))
-    if lease.pending_copy is not None:
-        cache.finish_copy(lease)
-    return lease
-
-
-def compute(cache: PrefixCache, lease: Lease, text: str) -> None:
-    """Compute all of ``text`` and let its full pages be shared."""
-    cache.reserve(lease, len(text))
-    cache.commit(lease, tokens_of(text))
-
-
-def run(cache: PrefixCache, text: str) -> None:
-    """A whole request."""
-    lease = start(cache, text)
-    compute(cache, lease, text)
-    cache.release(lease, tokens_of(text))
-
-
-def sketch(cache: PrefixCache) -> list[str]:
-    lines = []
-    stack: list[tuple[int, Node]] = [(0, root) for root in cache.tree.roots.values()]
-    while stack:
-        indent, node = stack.pop()
-        if node.parent is not None:
-            text = "".join(map(chr, node.tokens.tolist()))
-            pages = " ".join(map(str, node.pages.tolist()))
-            lines.append(f"{'  ' * (indent - 1)}{text} {pages}{'*' * node.lock_count}")
-        children = sorted(node.children.items(), reverse=True)
-        stack.extend((indent + 1, child) for _, child in children)
-    return lines
+from radixserve.ids import DEFAULT_NAMESPACE, Namespace
+from tests.cache.letters import P, compute, run, sketch, start, tokens_of
 
 
 @pytest.fixture
@@ -281,97 +238,6 @@ def test_chat_turns_leave_one_node_and_no_dead_page(cache: PrefixCache) -> None:
         assert len(sketch(cache)) == 1
         assert cache.cached_pages == -(-len(text) // P)
     cache.check_invariants()
-
-
-def test_eviction_trims_a_leaf_from_its_end(cache: PrefixCache) -> None:
-    run(cache, "abcdefghijklmn")
-    assert cache.evict(1) == 1
-    assert sketch(cache) == ["abcdefghijkl 0 1 2"]
-    assert cache.evict(2) == 2
-    assert sketch(cache) == ["abcd 0"]
-    assert cache.evict(5) == 1
-    assert sketch(cache) == []
-    assert cache.evict(1) == 0
-    assert (cache.free_pages, cache.evicted_pages) == (32, 4)
-    assert not cache.tree.roots
-    cache.check_invariants()
-
-
-def test_eviction_goes_on_when_a_page_was_the_parents_too(cache: PrefixCache) -> None:
-    # abcdef 0 1*       dropping page 1 of the leaf frees nothing: the locked parent lists it
-    #   gh... 1 2
-    run(cache, "abcdefghij")
-    lease = start(cache, "abcdef")
-    assert sketch(cache) == ["abcdef 0 1*", "  ghij 1 2"]
-    assert cache.cached_pages == 1
-    assert cache.evict(2) == 1
-    assert sketch(cache) == ["abcdef 0 1*"]
-    cache.check_invariants([lease])
-
-
-def test_eviction_merges_and_counts_the_page_that_this_frees(cache: PrefixCache) -> None:
-    # abcdef 0 1          the older leaf goes, and with it page 1: the other supplies that index
-    #   XY 2        ->    abcdefXY 0 2
-    #   gh 1
-    run(cache, "abcdefgh")
-    run(cache, "abcdefXY")
-    assert sketch(cache) == ["abcdef 0 1", "  XY 2", "  gh 1"]
-    assert cache.evict(1) == 1
-    assert sketch(cache) == ["abcdefXY 0 2"]
-    assert cache.free_pages == 30
-    cache.check_invariants()
-
-
-def test_eviction_frees_a_locked_page_that_no_lease_reads(cache: PrefixCache) -> None:
-    """The upper half of a split keeps the page for the lower half's sake, and for nobody else's."""
-    run(cache, "abcdef")
-    lease = start(cache, "abcde")
-    compute(cache, lease, "abcdexyz")
-    assert sketch(cache) == ["abcde 0 1*", "  f 1", "  xyz 2*"]
-    free = cache.free_pages
-    assert cache.cached_pages == 0
-    assert cache.tree.num_superseded_pages() == 1
-    assert cache.evict(1) == 1
-    assert sketch(cache) == ["abcde 0 2*", "  xyz 2*"]
-    assert cache.free_pages == free + 1
-    assert cache.tree.num_superseded_pages() == 0
-    cache.check_invariants([lease])
-
-
-def test_reserve_reaches_the_superseded_page_too() -> None:
-    cache = PrefixCache(4, 4)
-    run(cache, "abcdef")
-    lease = start(cache, "abcde")
-    compute(cache, lease, "abcdexyz")
-    cache.reserve(lease, 16)
-    assert cache.in_use_pages == 4
-    assert sorted(lease.page_table.tolist()) == [0, 1, 2, 3]
-    cache.check_invariants([lease])
-
-
-def test_eviction_frees_a_page_that_a_copy_was_waiting_for_when_it_was_superseded(
-    cache: PrefixCache,
-) -> None:
-    run(cache, "abcdef")
-    waiting = cache.acquire(DEFAULT_NAMESPACE, tokens_of("abcdef"))
-    lease = start(cache, "abcdef")
-    compute(cache, lease, "abcdefgh")
-    assert sketch(cache) == ["abcdef 0 1**", "  gh 3*"]
-    cache.finish_copy(waiting)
-    assert cache.cached_pages == 0
-    assert cache.evict(1) == 1
-    assert sketch(cache) == ["abcdef 0 3**", "  gh 3*"]
-    cache.check_invariants([waiting, lease])
-
-
-def test_a_page_that_a_copy_waits_for_is_not_superseded(cache: PrefixCache) -> None:
-    run(cache, "abcdef")
-    waiting = cache.acquire(DEFAULT_NAMESPACE, tokens_of("abcdef"))
-    lease = start(cache, "abcdef")
-    compute(cache, lease, "abcdefgh")
-    assert cache.tree.num_superseded_pages() == 0
-    assert cache.evict(1) == 0
-    cache.check_invariants([waiting, lease])
 
 
 def test_merging_above_a_fork_keeps_the_lower_node(cache: PrefixCache) -> None:

@@ -150,8 +150,12 @@ async def test_parts_of_a_chat_can_be_marked() -> None:
         PrefixMark(num_tokens=head, keep_s=7.0),
         PrefixMark(num_tokens=head + between + len("A document.\n"), keep_s=300.0),
     )
-    many = await chat(engine, messages=[{"role": "user", "content": [marked] * 5}])
-    assert error_of(many, 400)["param"] == "cache_control"
+    for num_marks in (5, 9):
+        content = [marked] * num_marks
+        many = error_of(await chat(engine, messages=[{"role": "user", "content": content}]), 400)
+        assert many["param"] == "cache_control"
+        # The fifth is the last one looked at: each holds all that is before it.
+        assert "5 blocks" in many["message"]
 
 
 async def test_a_mark_before_calls_does_not_reach_them() -> None:

@@ -122,6 +122,8 @@ for _ in range(70):
         ({"cache_control": {"type": "eternal"}}, "cache_control.type"),
         ({"cache_control": {"type": "ephemeral", "ttl": "1d"}}, 'must be "5m", "1h" or a number'),
         ({"messages": turns([MARKED] * 5)}, "5 blocks have cache_control; at most 4 may"),
+        # The fifth is the last one looked at: each holds all that is before it.
+        ({"messages": turns([MARKED] * 9)}, "5 blocks have cache_control; at most 4 may"),
         ({"mcp_servers": [{"url": "x"}]}, "this feature is not supported"),
         ({"container": "c"}, "this feature is not supported"),
         (

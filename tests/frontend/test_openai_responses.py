@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from radixserve.types import PrefixMark
 from radixserve_frontend.app import create_app
 from radixserve_frontend.key_store import KeyStore
+from radixserve_frontend.openai.responses.store import ResponseStore, StoredResponse
 from tests.frontend.fake_engine import FakeEngine, fails, says
 from tests.frontend.http_calls import error_of, post
 from tests.frontend.http_fixtures import (
@@ -32,6 +33,7 @@ WEATHER: FunctionToolParam = {
     "parameters": {"type": "object", "properties": {"city": {"type": "string"}}},
     "strict": False,
 }
+MARKED = {"type": "input_text", "text": "a", "cache_control": {"type": "ephemeral"}}
 CALL = '<tool_call>\n{"name": "weather", "arguments": {"city": "Köln"}}\n</tool_call>'
 
 
@@ -492,6 +494,12 @@ async def test_marks_in_anthropics_words(client: openai.AsyncOpenAI, engine: Fak
             "input[0].call_id",
             "which no function_call before has",
         ),
+        (
+            {"input": [{"role": "user", "content": [MARKED] * 9}]},
+            "cache_control",
+            # The fifth is the last one looked at: each holds all that is before it.
+            "5 blocks have cache_control",
+        ),
         ({"tools": [{"type": "web_search"}]}, "tools[0]", "tools of type 'web_search' are not"),
         ({"tool_choice": "required"}, "tool_choice", "there are no tools"),
         ({"tool_choice": {"type": "allowed_tools"}}, "tool_choice", "'allowed_tools' are not"),
@@ -514,6 +522,26 @@ async def test_refusals(changes: dict[str, Any], param: str, words: str) -> None
     error = error_of(await post(engine, PATH, **{"input": "x", **changes}), 400)
     assert error["param"] == param
     assert words in error["message"]
+
+
+async def test_log_probabilities_weigh_in_the_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept: list[StoredResponse] = []
+
+    def put(store: ResponseStore, tenant: str, response_id: str, stored: StoredResponse) -> bool:
+        kept.append(stored)
+        return True
+
+    monkeypatch.setattr(ResponseStore, "put", put)
+    wanted = {"include": ["message.output_text.logprobs"], "top_logprobs": 1}
+    for body in ({}, wanted):
+        engine = FakeEngine()
+        response = await post(engine, PATH, input="x", max_output_tokens=4, **body)
+        assert response.status_code == 200, response.text
+    plain, scored = kept
+    # Four tokens and as many alternatives; the rest is the longer body.
+    (item,) = scored.response["output"]
+    num_bytes = len(json.dumps(item["content"][0]["logprobs"]))
+    assert scored.num_bytes - plain.num_bytes > num_bytes
 
 
 async def test_listing_is_checked(client: openai.AsyncOpenAI) -> None:

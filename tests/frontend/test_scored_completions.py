@@ -39,8 +39,10 @@ async def complete(model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIte
     async with calling(create_app(engine, config)) as client:
 
         async def ask(**body: Any) -> httpx.Response:
-            defaults = {"model": "m", "prompt": PROMPT, "max_tokens": 5, "temperature": 0}
-            return await client.post("/v1/completions", json=defaults | body)
+            prompt = {} if "messages" in body else {"prompt": PROMPT}
+            path = "/v1/chat/completions" if "messages" in body else "/v1/completions"
+            defaults = {"model": "m", **prompt, "max_tokens": 5, "temperature": 0}
+            return await client.post(path, json=defaults | body)
 
         yield ask
     assert client_of(engine).core.cache_info().in_use_pages == 0
@@ -154,6 +156,29 @@ async def test_prompt_logprobs_in_vllms_form(complete: Complete) -> None:
         entry[str(token)]["logprob"]
         for token, entry in zip(PROMPT_IDS[1:], scores[1:], strict=True)
     ] == pytest.approx(echoed["logprobs"]["token_logprobs"][1 : len(PROMPT_IDS)], abs=1e-4)
+
+
+async def test_a_chats_prompt_is_scored(complete: Complete) -> None:
+    messages = [{"role": "user", "content": PROMPT}]
+    response = await complete(messages=messages, prompt_logprobs=2, n=2)
+    assert response.status_code == 200, response.text
+    answer = response.json()
+    scores = answer["prompt_logprobs"]
+    assert scores[0] is None
+    assert len(scores) == answer["usage"]["prompt_tokens"]
+    tokens = []
+    for entry in scores[1:]:
+        assert all(each["logprob"] <= 0 for each in entry.values())
+        # A token that is not among the likeliest has no rank; the prompt's own comes first.
+        tokens.append(next(iter(entry.values()))["decoded_token"])
+    assert PROMPT.encode().decode("ascii", "replace")[:5] in "".join(tokens)
+    plain = (await complete(messages=messages)).json()
+    assert "prompt_logprobs" not in plain
+    streamed = await complete(messages=messages, prompt_logprobs=2, stream=True)
+    assert streamed.status_code == 400
+    error = streamed.json()["error"]
+    assert error["param"] == "prompt_logprobs"
+    assert "set stream to false" in error["message"]
 
 
 async def test_too_many_log_probabilities_are_refused(

@@ -1,5 +1,6 @@
 """What a grammar lets an answer say next: against the language itself, spelt out."""
 
+import json
 import random
 import threading
 from pathlib import Path
@@ -259,6 +260,21 @@ def test_what_fails_with_a_new_automaton_has_failed(
     assert after(long, "a" + "7" * 150) == []
     assert "lexer" in (long.failure or "")
     assert after(short, "b") == [IM_END_ID]
+
+
+def test_what_is_the_grammars_fault_is_not_compiled_again(
+    tokenizers: dict[str, Tokenizer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would fail again, and everybody would wait for it."""
+    limits = LLParserLimits(max_items_in_row=50)
+    monkeypatch.setattr(grammar_compiler, "_limits", lambda: limits)
+    compiler = make_compiler(tokenizers["bytes"], BYTES_VOCAB)
+    schema = {"type": "object", "properties": {f"p{number}": {} for number in range(100)}}
+    answer = constrain(compiler, "json_schema", json.dumps(schema))
+    assert after(answer, '{"p1": 1,') == []
+    assert "items; max is 50" in (answer.failure or "")
+    assert answer._matcher is not None
+    assert answer._matcher.generation == 0
 
 
 def test_a_panic_is_one_answers_failure(

@@ -191,6 +191,15 @@ def test_grammars_share_the_threads(compiler: GrammarCompiler) -> None:
     assert workers[0] is not workers[1]
 
 
+def test_a_compiler_that_keeps_none() -> None:
+    compiler = GrammarCompiler(lambda: token_table(Bytes(), VOCAB), num_workers=1, keeps=False)
+    one, other = (compiler.compile(spec("regex", "ab")) for _ in range(2))
+    assert one is not other
+    assert len(compiler) == 0
+    assert compiler.find(one.spec) is None
+    assert allowed(Constraint(one, end_token_ids=())) == [ord("a"), 261]
+
+
 def test_reading_the_tokens_holds_up_nobody_who_asks() -> None:
     """It takes seconds; who adds requests is the step loop."""
     entered, let_go = threading.Event(), threading.Event()

@@ -41,6 +41,18 @@ def test_greedy_is_the_lowest_id_of_the_greatest_logit(dtype: torch.dtype) -> No
     assert torch.equal(logits, before)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_greedy_over_several_slices(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Coarse logits: every row has its greatest several times."""
+    monkeypatch.setattr(host_chooser, "MAX_PROCESSED_LOGITS", 3 * VOCAB)
+    logits = logits_of(8, dtype=dtype).round()
+    logits[4, 700] = torch.nan
+    sampled = sample(VOCAB, logits, [make_row(n, temperature=0) for n in range(8)])
+    assert sampled[4] is None
+    sound = [row for row in logits if not row.isnan().any()]
+    assert ids(sampled) == [int((row == row.max()).nonzero()[0]) for row in sound]
+
+
 @pytest.mark.parametrize(
     "params",
     [

@@ -7,7 +7,7 @@ from radixserve.cache.retention import Keep
 from radixserve.ids import DEFAULT_NAMESPACE, RequestId
 from radixserve.request import Request
 from radixserve.sampling.params import SamplingParams
-from radixserve.scheduler.scheduler import _keeps
+from radixserve.scheduler.keeping import keeps_of
 from radixserve.types import NO_HINTS, CacheHints, PrefixMark
 
 MARKS = (PrefixMark(num_tokens=3, keep_s=3600.0), PrefixMark(num_tokens=7, keep_s=300.0))
@@ -40,4 +40,4 @@ def test_hints_become_wishes(hints: CacheHints, num_kept_tokens: int, expected: 
         arrival=0,
         hints=hints,
     )
-    assert _keeps(request, num_kept_tokens) == expected
+    assert keeps_of(request, num_kept_tokens) == expected

@@ -120,6 +120,29 @@ def test_content_before_calls_keeps_everything_but_white_space_next_to_them(
     assert [tool for tool, _ in calls_of(parts)] == [tool for tool, _ in calls]
 
 
+@pytest.mark.parametrize(
+    "call",
+    [
+        # JavaScript cannot parse it, nor what this would become.
+        '{"name": "f", "arguments": "{\\"a\\": NaN}"}',
+        '{"arguments": "{\\"a\\": -Infinity}", "name": "f"}',
+        # Half a character: no prompt could show this name again.
+        '{"name": "f\\ud800", "arguments": {}}',
+    ],
+)
+def test_what_no_reader_could_take_is_no_call(call: str) -> None:
+    text = f"<tool_call>{call}</tool_call>"
+    parts = parts_of("hermes", text)
+    assert calls_of(parts) == []
+    assert content_of(parts) == text
+
+
+def test_half_a_character_in_arguments_stays_an_escape() -> None:
+    text = r'<tool_call>{"name": "f", "arguments": "{\"a\": \"\ud800\"}"}</tool_call>'
+    ((name, arguments),) = calls_of(parts_of("hermes", text))
+    assert (name, arguments) == ("f", r'{"a": "\ud800"}')
+
+
 @FORMATS
 @given(text=PROSE | TEXT.filter(lambda text: not any(c in text for c in "{]")), cuts=CUTS)
 def test_text_without_calls_survives_unchanged(name: str, text: str, cuts: list[int]) -> None:

@@ -30,6 +30,7 @@ from radixserve_frontend.anthropic.schema import (
 )
 from radixserve_frontend.breakpoints import Breakpoint, check_breakpoints, cut_after
 from radixserve_frontend.conversation import Conversation, NamedTool, ToolChoice
+from radixserve_frontend.grown_texts import GrownTexts
 from radixserve_frontend.strict import CacheControl
 from radixserve_frontend.tool_checks import check_depth
 from radixserve_frontend.validation import show
@@ -63,7 +64,7 @@ def convert(prompt: Prompt) -> Converted:
     continues_last = turns.end()
     if prompt.cache_control is not None:
         turns.breakpoints.append(Breakpoint(None, prompt.cache_control.ttl))
-    check_breakpoints(turns.breakpoints)
+        check_breakpoints(turns.breakpoints)
     choice = prompt.tool_choice
     return Converted(
         conversation=Conversation(
@@ -86,6 +87,7 @@ class _Turns:
         self.messages: list[dict[str, Any]] = []
         self.breakpoints: list[Breakpoint] = []
         self._tool_names: dict[str, str] = {}
+        self._grown = GrownTexts()
 
     def add_system(self, system: str | Sequence[TextBlock] | None) -> None:
         blocks = [system] if isinstance(system, str) else system or ()
@@ -100,7 +102,10 @@ class _Turns:
     def mark(self, control: CacheControl | None) -> None:
         """What has been added so far is to be kept."""
         if control is not None:
+            self._grown.settle(self.messages)
             self.breakpoints.append(Breakpoint(cut_after(self.messages), control.ttl))
+            # Each holds the messages before it: not one too many may be made.
+            check_breakpoints(self.breakpoints)
 
     def add(self, number: int, message: Message) -> None:
         """One turn of Anthropic's."""
@@ -114,6 +119,7 @@ class _Turns:
 
     def end(self) -> bool:
         """Whether the last turn is the assistant's, to be gone on with."""
+        self._grown.settle(self.messages)
         if not self.messages or self.messages[-1]["role"] != "assistant":
             return False
         last = self.messages[-1]
@@ -132,6 +138,7 @@ class _Turns:
         """The message to add to: the last one, if it is of this role, or a new one."""
         if not self.messages or self.messages[-1]["role"] != role:
             content: Any = "" if role == "assistant" else []
+            self._grown.settle(self.messages)
             self.messages.append({"role": role, "content": content})
         return self.messages[-1]
 
@@ -139,7 +146,7 @@ class _Turns:
         turn = self._turn(role)
         if role == "assistant":
             # Blocks of one answer are parts of one text; the line ends between them are its own.
-            turn["content"] += text
+            self._grown.add("content", text)
         else:
             turn["content"].append(_part(text))
 
@@ -167,7 +174,7 @@ class _Turns:
         turn = self._turn("assistant")
         match block:
             case ThinkingBlock():
-                turn["reasoning_content"] = turn.get("reasoning_content", "") + block.thinking
+                self._grown.add("reasoning_content", block.thinking)
             case ToolUseBlock():
                 if block.id in self._tool_names:
                     raise InvalidRequestError(
@@ -197,6 +204,7 @@ class _Turns:
         if block.is_error and not text.lower().startswith("error"):
             # Templates know no failed results; the model has to read it.
             text = f"Error: {text}" if text else "Error"
+        self._grown.settle(self.messages)
         self.messages.append(
             {"role": "tool", "tool_call_id": block.tool_use_id, "name": name, "content": text}
         )

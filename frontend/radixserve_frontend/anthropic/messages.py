@@ -3,7 +3,6 @@
 from dataclasses import replace
 from typing import Any
 
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -14,7 +13,7 @@ from radixserve_frontend.anthropic.conversion import convert
 from radixserve_frontend.anthropic.errors import anthropic_error
 from radixserve_frontend.anthropic.reply import MessageFacts, MessageReply
 from radixserve_frontend.anthropic.schema import CountTokensRequest, MessagesRequest
-from radixserve_frontend.body import read_json_body
+from radixserve_frontend.body import in_thread, read_json_body
 from radixserve_frontend.breakpoints import conversation_hints
 from radixserve_frontend.config import ServerConfig
 from radixserve_frontend.conversation import prepare_chat
@@ -113,7 +112,7 @@ class CountTokensEndpoint:
         record.shape_error = anthropic_error
         with self._lifecycle.receiving():
             body = await read_json_body(request, self._config.max_body_bytes)
-        num_tokens = await run_in_threadpool(self._count, body)
+        num_tokens = await in_thread(request, body, self._count)
         return json_response({"input_tokens": num_tokens})
 
     def _count(self, body: bytes) -> int:

@@ -4,8 +4,6 @@ from dataclasses import replace
 from typing import Any
 
 from radixserve.engine.interface import Engine
-from radixserve.errors import InvalidRequestError
-from radixserve.sampling.grammar import GrammarSpec
 from radixserve_frontend.breakpoints import prefix_marks
 from radixserve_frontend.config import ServerConfig
 from radixserve_frontend.conversation import Conversation, prepare_chat
@@ -14,12 +12,14 @@ from radixserve_frontend.dialect import (
     Prepared,
     check_choices,
     check_model,
+    check_not_streamed,
     check_stream_options,
 )
 from radixserve_frontend.generation import Job
 from radixserve_frontend.http_errors import ErrorAnswer, openai_error
 from radixserve_frontend.json_text import decode_json
 from radixserve_frontend.openai.chat_reply import ChatReply
+from radixserve_frontend.openai.conversing import conversation_of
 from radixserve_frontend.openai.marks import message_breakpoints
 from radixserve_frontend.openai.params import (
     cache_hints,
@@ -30,7 +30,6 @@ from radixserve_frontend.openai.params import (
 from radixserve_frontend.openai.reply import Envelope
 from radixserve_frontend.openai.response_format import content_grammar
 from radixserve_frontend.openai.schema import ChatRequest
-from radixserve_frontend.openai.tools import tool_choice
 from radixserve_frontend.validation import validate
 
 
@@ -52,11 +51,12 @@ class ChatDialect:
         request = validate(ChatRequest, decode_json(body))
         check_model(request.model, self._config)
         check_stream_options(request)
+        check_not_streamed("prompt_logprobs", request.prompt_logprobs is not None, request)
         params = chat_params(request)
         check_choices(1, params.n, self._config)
         tokenizer = self._engine.tokenizer
         grammar = content_grammar(request)
-        conversation = _conversation(request, grammar.spec)
+        conversation = conversation_of(request, grammar.spec)
         chat = prepare_chat(tokenizer, conversation, params)
         breakpoints = message_breakpoints(request.messages, conversation.messages)
         marks = prefix_marks(tokenizer, conversation, chat.prompt_ids, breakpoints)
@@ -85,6 +85,7 @@ class ChatDialect:
                 n=params.n,
                 new_parser=chat.new_parser,
                 is_plain=chat.is_plain,
+                with_scores=request.prompt_logprobs is not None,
             ),
             stream=request.wants_stream,
             cache_report=request.wants_cache_report,
@@ -100,40 +101,3 @@ def _may_call(conversation: Conversation) -> bool:
     """Whether the answer may call tools. Such a conversation comes back with their results; that
     has to be said when it starts, when nobody knows yet what the answer will be."""
     return bool(conversation.tools) and conversation.tool_choice != "none"
-
-
-def _conversation(request: ChatRequest, grammar: GrammarSpec | None) -> Conversation:
-    """*Raises* ``InvalidRequestError`` for fields that do not fit together."""
-    continues_last = bool(request.continue_final_message)
-    if continues_last and request.add_generation_prompt:
-        raise InvalidRequestError(
-            "continue_final_message and add_generation_prompt are both true; an answer goes on "
-            "from the last message or follows it",
-            param="add_generation_prompt",
-        )
-    if request.add_generation_prompt is False and not continues_last:
-        raise InvalidRequestError(
-            "add_generation_prompt is false, but continue_final_message is not true; for a prompt "
-            "of your own, use /v1/completions",
-            param="add_generation_prompt",
-        )
-    return Conversation(
-        messages=[message.as_dict() for message in request.messages],
-        tools=[tool.as_dict() for tool in request.tools or ()],
-        tool_choice=tool_choice(request.tool_choice),
-        parallel_tool_calls=request.parallel_tool_calls is not False,
-        grammar=grammar,
-        template_variables=_template_variables(request),
-        continues_last=continues_last,
-    )
-
-
-def _template_variables(request: ChatRequest) -> dict[str, Any]:
-    """Names that a template may look for; those that it does not look for do nothing."""
-    variables: dict[str, Any] = {}
-    if request.reasoning_effort is not None:
-        variables["reasoning_effort"] = request.reasoning_effort
-    if request.reasoning_effort == "none":
-        # Two families' names for the same.
-        variables |= {"enable_thinking": False, "thinking": False}
-    return variables | (request.chat_template_kwargs or {})

@@ -28,7 +28,7 @@ from radixserve.types import FinishReason, TokenLogprob
 from radixserve_frontend.dialect import Totals
 from radixserve_frontend.http_errors import ErrorAnswer
 from radixserve_frontend.json_text import encode_json
-from radixserve_frontend.openai.logprobs import chat_logprobs
+from radixserve_frontend.openai.logprobs import chat_logprobs, scored_prompt
 from radixserve_frontend.openai.reply import Envelope, break_off
 
 _CHUNK: Final = "chat.completion.chunk"
@@ -75,7 +75,8 @@ class _Choice:
 class ChatReply:
     """Implements ``dialect.Reply``. Mutable, one per request.
 
-    ``is_plain``: every text is content, so a message's content is never null.
+    ``is_plain``: every text is content, so a message's content is never null. ``with_scores``: the
+    answer in one piece tells the prompt's log-probabilities.
     """
 
     def __init__(
@@ -86,11 +87,14 @@ class ChatReply:
         n: int,
         new_parser: Callable[[], AnswerParser],
         is_plain: bool,
+        with_scores: bool = False,
     ) -> None:
         self._envelope = envelope
         self._tokenizer = tokenizer
         self._head, self._tail = envelope.chunk_parts(_CHUNK)
         self._is_plain = is_plain
+        self._with_scores = with_scores
+        self._scores: list[TokenLogprob | None] | None = None
         self._has_begun = False
         self._choices = [_Choice(new_parser()) for _ in range(n)]
 
@@ -129,6 +133,8 @@ class ChatReply:
     def add(self, index: int, delta: TextDelta) -> None:
         """See ``Reply.add``."""
         choice = self._choices[index]
+        if delta.prompt_logprobs is not None:
+            self._scores = delta.prompt_logprobs
         if delta.logprobs is not None:
             if choice.logprobs is None:
                 choice.logprobs = []
@@ -160,7 +166,12 @@ class ChatReply:
             }
             for index, choice in enumerate(self._choices)
         ]
-        return self._envelope.answer(_ANSWER, choices, totals)
+        answer = self._envelope.answer(_ANSWER, choices, totals)
+        if self._with_scores:
+            scores = self._scores
+            shown = None if scores is None else scored_prompt(scores, self._tokenizer)
+            answer["prompt_logprobs"] = shown
+        return answer
 
     def _event(self, index: int, content: dict[str, Any], delta: TextDelta | None = None) -> bytes:
         event: dict[str, Any] = {

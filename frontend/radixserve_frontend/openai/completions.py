@@ -13,6 +13,7 @@ from radixserve_frontend.dialect import (
     Prepared,
     check_choices,
     check_model,
+    check_not_streamed,
     check_stream_options,
 )
 from radixserve_frontend.generation import Job
@@ -84,16 +85,8 @@ class CompletionDialect:
 def _wanted(request: CompletionRequest, params: SamplingParams) -> Wanted:
     """*Raises* ``InvalidRequestError`` for what cannot be had in a stream."""
     n = 1 if request.n is None else request.n
-    for name, is_wanted in (
-        ("best_of", params.n > n),
-        ("prompt_logprobs", request.prompt_logprobs is not None),
-    ):
-        if is_wanted and request.wants_stream:
-            raise InvalidRequestError(
-                f"{name} is known only when the whole answer is; set stream to false or leave "
-                f"{name} out",
-                param=name,
-            )
+    check_not_streamed("best_of", params.n > n, request)
+    check_not_streamed("prompt_logprobs", request.prompt_logprobs is not None, request)
     return Wanted(
         n=n,
         best_of=params.n,

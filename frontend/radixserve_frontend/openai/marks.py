@@ -24,5 +24,6 @@ def message_breakpoints(
                 cut.pop("tool_calls", None)
                 keep_s = part.cache_control.ttl
                 breakpoints.append(Breakpoint([*plain[:number], cut], keep_s))
-    check_breakpoints(breakpoints)
+                # Each holds the messages before it: not one too many may be made.
+                check_breakpoints(breakpoints)
     return breakpoints

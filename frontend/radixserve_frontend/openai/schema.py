@@ -9,15 +9,14 @@ Types are strict: ``"1"`` is not 1 and 1 is not ``true``. ``null`` means absent,
 """
 
 import sys
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag
 
 from radixserve.sampling.params import MAX_LOGPROBS
 from radixserve.types import MAX_DEADLINE_S, MAX_PRIORITY
-from radixserve_frontend.openai.messages import MAX_MESSAGES, Message
+from radixserve_frontend.openai.conversing import ConversationFields, Messages
 from radixserve_frontend.openai.response_format import ResponseFormat, StructuredOutputs
-from radixserve_frontend.openai.tools import Choice, Tools
 from radixserve_frontend.strict import CacheControl, StrictModel, only, text_or_list
 
 MAX_STOP_TOKEN_IDS = 1024
@@ -139,25 +138,13 @@ class GenerationRequest(StrictModel):
         return self.stream_options is not None and bool(self.stream_options.include_usage)
 
 
-class ChatRequest(GenerationRequest):
+class ChatRequest(ConversationFields, GenerationRequest):
     """``POST /v1/chat/completions``."""
 
-    messages: Annotated[list[Message], Field(fail_fast=True, min_length=1, max_length=MAX_MESSAGES)]
+    messages: Messages
     max_completion_tokens: int | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
-
-    tools: Tools | None = None
-    tool_choice: Choice | None = None
-    parallel_tool_calls: bool | None = None
-    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = (
-        None
-    )
-
-    # Extras beyond OpenAI's dialect, by the names that other servers use.
-    chat_template_kwargs: dict[str, Any] | None = None
-    continue_final_message: bool | None = None
-    add_generation_prompt: bool | None = None
 
     # Harmless: a hint about speed.
     prediction: dict[str, Any] | None = None

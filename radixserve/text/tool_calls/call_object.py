@@ -148,7 +148,8 @@ class CallObject:
 
     def _name(self) -> str | None:
         name = _loads(self._values.get("name", "null"))
-        return name if isinstance(name, str) and self._accepts(name) else None
+        is_good = isinstance(name, str) and _is_text(name) and self._accepts(name)
+        return name if is_good else None
 
     def _close(self, parts: list[AnswerPart]) -> None:
         if not self.has_begun:
@@ -172,7 +173,9 @@ def _as_object(text: str) -> str | None:
     """The JSON text of arguments that are an object, a string that holds one, or nothing."""
     value = _loads(text)
     if isinstance(value, str):
-        text, value = value, _loads(value)
+        # An escape may have been half a character; the very same escape may stand in its place.
+        text = value.encode("utf-8", "backslashreplace").decode("utf-8")
+        value = _loads(text)
     if value is None:
         return "{}"
     return text if isinstance(value, dict) else None
@@ -181,6 +184,16 @@ def _as_object(text: str) -> str | None:
 def _loads(text: str) -> Any:
     """What the text says; something that is no object where it is not JSON."""
     try:
-        return json.loads(text)
+        return json.loads(text, parse_constant=_refuse_constant)
     except (ValueError, RecursionError):
         return False
+
+
+def _refuse_constant(name: str) -> Any:
+    """Python reads NaN and infinities; JSON has none, and other readers of arguments fail."""
+    raise ValueError(name)
+
+
+def _is_text(name: str) -> bool:
+    """Whether it has no half characters, which escapes can make and prompts cannot hold."""
+    return name.isascii() or not any("\ud800" <= char <= "\udfff" for char in name)

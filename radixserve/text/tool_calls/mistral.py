@@ -23,8 +23,10 @@ from radixserve.text.tool_calls.parsing import MAX_HELD_SPACE, SPACE, CallParser
 _OPEN = "[TOOL_CALLS]"
 _ARGS = "[ARGS]"
 _ID = "[CALL_ID]"
+# Possessive: three runs of white space in a row could be told apart in cubically many ways.
 _HEAD = re.compile(
-    r"\s*(?P<name>[A-Za-z0-9_.:/-]{1,128})\s*(?:\[CALL_ID\][A-Za-z0-9]*)?\s*(?:\[ARGS\])?\s*"
+    r"\s*+(?P<name>[A-Za-z0-9_.:/-]{1,128}+)\s*+"
+    r"(?:\[CALL_ID\][A-Za-z0-9]*+)?\s*+(?:\[ARGS\])?\s*+"
 )
 _CALL_ID = re.compile(r"[A-Za-z0-9]{9}")
 _MAX_HEAD_CHARS = 256

@@ -13,6 +13,7 @@ from radixserve.sampling.grammar import GrammarSpec
 from radixserve_frontend.answer_blocks import Block
 from radixserve_frontend.breakpoints import Breakpoint, check_breakpoints, cut_after
 from radixserve_frontend.conversation import Conversation, NamedTool, ToolChoice
+from radixserve_frontend.grown_texts import GrownTexts
 from radixserve_frontend.openai.responses.items import (
     FunctionCallItem,
     FunctionCallOutputItem,
@@ -52,6 +53,7 @@ class Turns:
             for call in message.get("tool_calls", ())
         }
         self._breakpoints: list[Breakpoint] = []
+        self._grown = GrownTexts()
         items = request.input
         if isinstance(items, str):
             self._messages.append({"role": "user", "content": items})
@@ -60,7 +62,8 @@ class Turns:
                 self._add(number, item)
         if request.cache_control is not None:
             self._breakpoints.append(Breakpoint(None, request.cache_control.ttl))
-        check_breakpoints(self._breakpoints)
+            check_breakpoints(self._breakpoints)
+        self._grown.settle(self._messages)
 
     @property
     def breakpoints(self) -> Sequence[Breakpoint]:
@@ -98,8 +101,8 @@ class Turns:
     ) -> None:
         match item:
             case MessageItem(role="assistant"):
-                turn = self._assistant()
-                turn["content"] += _text(item)
+                self._assistant()
+                self._grown.add("content", _text(item))
                 self._mark_parts(item)
             case MessageItem():
                 self._add_message(item)
@@ -110,8 +113,8 @@ class Turns:
             case ReasoningItem():
                 thought = "".join(part.text for part in item.content or ())
                 if thought:
-                    turn = self._assistant()
-                    turn["reasoning_content"] = turn.get("reasoning_content", "") + thought
+                    self._assistant()
+                    self._grown.add("reasoning_content", thought)
             case FunctionCallOutputItem():
                 self._add_output(number, item)
 
@@ -119,15 +122,15 @@ class Turns:
         """The assistant's message to add to. One of a stored conversation is complete."""
         messages = self._messages
         if len(messages) <= self._num_stored or messages[-1]["role"] != "assistant":
-            messages.append({"role": "assistant", "content": ""})
+            self._append({"role": "assistant", "content": ""})
         return messages[-1]
 
     def _add_message(self, item: MessageItem) -> None:
         if isinstance(item.content, str):
-            self._messages.append({"role": item.role, "content": item.content})
+            self._append({"role": item.role, "content": item.content})
             return
         parts: list[dict[str, str]] = []
-        self._messages.append({"role": item.role, "content": parts})
+        self._append({"role": item.role, "content": parts})
         for part in item.content:
             text = part.text if isinstance(part, InputText | OutputText) else part.refusal
             parts.append({"type": "text", "text": text})
@@ -143,12 +146,14 @@ class Turns:
             )
         output = item.output
         text = output if isinstance(output, str) else "\n".join(part.text for part in output)
-        self._messages.append(
-            {"role": "tool", "tool_call_id": item.call_id, "name": name, "content": text}
-        )
+        self._append({"role": "tool", "tool_call_id": item.call_id, "name": name, "content": text})
         if not isinstance(output, str):
             for part in output:
                 self._mark(part)
+
+    def _append(self, message: dict[str, Any]) -> None:
+        self._grown.settle(self._messages)
+        self._messages.append(message)
 
     def _mark_parts(self, item: MessageItem) -> None:
         if not isinstance(item.content, str):
@@ -165,8 +170,11 @@ class Turns:
             keep_s = self._request.keep_s(part.prompt_cache_breakpoint)
         else:
             return
+        self._grown.settle(self._messages)
         cut = [*self._instructions, *cut_after(self._messages)]
         self._breakpoints.append(Breakpoint(cut, keep_s))
+        # Each holds the messages before it: not one too many may be made.
+        check_breakpoints(self._breakpoints)
 
 
 def answer_message(blocks: Sequence[Block]) -> dict[str, Any]:

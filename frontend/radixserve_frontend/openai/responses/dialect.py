@@ -2,7 +2,7 @@
 
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -33,6 +33,10 @@ _NAMES = {
     "response_format": "text.format",
 }
 """What this endpoint calls the fields that others blame."""
+
+
+# A token's text, its bytes and a number, as the objects that an answer is made of.
+_LOGPROB_BYTES: Final = 400
 
 
 class ResponsesDialect:
@@ -125,7 +129,7 @@ class ResponsesDialect:
                 input_items=input_items,
                 messages=[*messages, answer_message(finished.blocks)],
                 token_ids=np.concatenate((prompt_ids, answer_ids)),
-                num_bytes=num_bytes,
+                num_bytes=num_bytes + finished.num_logprobs * _LOGPROB_BYTES,
             )
             self._store.put(tenant, response_id, stored)
 

@@ -51,6 +51,8 @@ class Finished:
     blocks: Sequence[Block]
     token_ids: Sequence[int]
     """Without the token that ended it."""
+    num_logprobs: int
+    """How many log-probabilities ``response`` holds, each with its token: far more than a text."""
 
 
 class ResponseReply:
@@ -78,6 +80,7 @@ class ResponseReply:
         self._logprobs: dict[Block, list[dict[str, Any]]] = {}
         self._pending_logprobs: list[dict[str, Any]] = []
         """Of tokens whose text is held back."""
+        self._num_logprobs = 0
         self._status = "in_progress"
 
     def chunk(self, index: int, delta: TextDelta) -> bytes:  # noqa: ARG002  # of one choice
@@ -123,6 +126,7 @@ class ResponseReply:
         self._token_ids += delta.token_ids
         if delta.logprobs is not None:
             self._pending_logprobs += chat_logprobs(delta.logprobs, self._tokenizer)["content"]
+            self._num_logprobs += sum(1 + len(entry.top) for entry in delta.logprobs)
         events = self._blocks.add(delta.text, len(delta.token_ids))
         if delta.finish_reason is not None:
             events += self._blocks.finish()
@@ -135,7 +139,7 @@ class ResponseReply:
         usage = usage_object(totals, self._marks, self._blocks.reasoning_tokens)
         response = self._frame.object(self._status, self._output(), usage=usage)
         response.update(totals.extras)
-        self._keep(Finished(response, self._blocks.blocks, self._token_ids))
+        self._keep(Finished(response, self._blocks.blocks, self._token_ids, self._num_logprobs))
         return response
 
     def _output(self) -> list[dict[str, Any]]:

@@ -37,7 +37,7 @@ class StoredResponse:
     token_ids: TokenArray
     """Prompt and answer, int32[n], without the token that ended the answer."""
     num_bytes: int
-    """Of the text that came with the request."""
+    """Of the text that came with the request, and of what came with the answer besides text."""
 
     @property
     def weight(self) -> int:
