@@ -60,6 +60,11 @@ bench: $(VENV)/.dev
 	$(BIN)/python bench/scheduler.py
 	$(BIN)/python bench/first_token.py
 	$(BIN)/python bench/peers.py
+	$(BIN)/python bench/frontend_overhead.py
+	$(BIN)/python bench/constrained.py
+	$(BIN)/python bench/overload.py
+	$(BIN)/python bench/fuzz_api.py
+	$(BIN)/python bench/soak.py
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

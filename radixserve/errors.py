@@ -11,7 +11,7 @@
     ├── OutOfPagesError            the page pool has too few free pages (internal: evict or preempt)
     ├── OverloadedError            the queue is full; come back later (HTTP 429)
     ├── DeadlineError              the time that a request was given is up (HTTP 504)
-    ├── DeviceLostError            the device has failed (internal: the process ends and is restarted)
+    ├── DeviceLostError            the device has failed, the process must end (internal: restart)
     ├── EngineDeadError            the engine process has ended (HTTP 503)
     └── ShuttingDownError          the server drains and takes no more requests (HTTP 503)
 

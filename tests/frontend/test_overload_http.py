@@ -14,7 +14,7 @@ from radixserve.sampling.params import SamplingParams
 from radixserve_frontend.app import create_app
 from radixserve_frontend.config import ServerConfig
 from tests.frontend.fake_engine import FakeEngine, FakeStream, Script, Submitted, delta_of
-from tests.frontend.http_calls import CHAT, COMPLETIONS, MESSAGES, chat, complete, error_of
+from tests.frontend.http_calls import CHAT, COMPLETIONS, MESSAGES, chat, complete, error_of, post
 from tests.frontend.http_fixtures import MODEL, TIMEOUT_S, calling, config_of, serving
 
 HOSTILE_PRIORITIES: list[object] = [-101, 101, 2**80, 1.5, "1", True, []]
@@ -219,6 +219,30 @@ async def test_priority_reaches_the_engine() -> None:
         assert (await chat(engine, **body)).status_code == 200
         assert (await complete(engine, **body)).status_code == 200
     assert [terms["priority"] for terms in engine.terms] == [0, 0, 0, 0, -100, -100, 100, 100]
+
+
+OTHER_DIALECTS: list[tuple[str, dict[str, Any]]] = [
+    ("/v1/messages", {"messages": MESSAGES, "max_tokens": 4}),
+    ("/v1/responses", {"input": "Hello!"}),
+]
+
+
+@pytest.mark.parametrize(("path", "body"), OTHER_DIALECTS)
+async def test_other_dialects_have_priorities_and_deadlines(
+    path: str, body: dict[str, Any]
+) -> None:
+    engine = BusyEngine()
+    for stream in (False, True):
+        asked = {"priority": -7, "timeout": 2.5, "cache_salt": "s", "stream": stream}
+        assert (await post(engine, path, **body, **asked)).status_code == 200
+    for terms in engine.terms:
+        assert (terms["priority"], terms["deadline_s"]) == (-7, 2.5)
+        assert terms["namespace"] == "s"
+    assert len(engine.terms) == 2
+    for wrong in ({"priority": 101}, {"priority": "1"}, {"timeout": 0}, {"timeout": True}):
+        response = await post(engine, path, **body, **wrong)
+        assert response.status_code == 400
+        assert next(iter(wrong)) in response.json()["error"]["message"]
 
 
 @pytest.mark.parametrize(

@@ -223,6 +223,7 @@ def test_content_alone_stays_what_it_was() -> None:
     ("spec", "good", "bad"),
     [
         (GrammarSpec(kind="regex", source=r"a/b\/c[0-9]{2}"), "a/b/c12", "ab"),
+        (GrammarSpec(kind="regex", source="a\nb"), "a\nb", "ab"),
         (GrammarSpec(kind="regex", source=""), "", "x"),
         (GrammarSpec(kind="lark", source='start: "x" y\ny: "{" "}"'), "x{}", "y"),
         (lark.one_of(("yes", 'n"o\\', "\x7f\n", "é")), 'n"o\\', "maybe"),
