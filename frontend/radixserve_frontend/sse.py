@@ -7,6 +7,7 @@ over. A client that does not read makes ``send`` wait; ``connection.py`` sees to
 not wait forever.
 """
 
+import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager, aclosing
 from typing import Final
@@ -17,6 +18,9 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 DONE: Final = b"data: [DONE]\n\n"
+
+# It writes every chunk, which is what users write and get, into its debug log.
+logging.getLogger("sse_starlette").setLevel(logging.INFO)
 
 
 def frame(data: bytes) -> bytes:

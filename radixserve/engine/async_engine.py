@@ -321,6 +321,7 @@ class AsyncEngine:
     def on_given_up(self) -> None:
         """See ``supervisor.Listener``."""
         self._watchers.end()
+        self._questions.fail(GIVEN_UP)
 
     def _end_all(self, error: str) -> None:
         for request_id, stream in tuple(self._streams.items()):

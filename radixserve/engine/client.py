@@ -101,26 +101,17 @@ class EngineClient:
         endpoint = f"ipc://{path}"
         context = zmq.asyncio.Context()
         socket = context.socket(zmq.PAIR)
-        socket.setsockopt(zmq.LINGER, 0)
-        socket.setsockopt(zmq.SNDHWM, 0)
-        socket.setsockopt(zmq.RCVHWM, 0)
-        socket.bind(endpoint)
-        environ = os.environ | {"PYTHONUNBUFFERED": "1"}
-        spin_briefly(environ)
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            # No modules of the working directory: what lies there is no part of the engine.
-            "-P",
-            "-m",
-            ENGINE_MODULE,
-            endpoint,
-            str(logger.getEffectiveLevel()),
-            stdin=asyncio.subprocess.PIPE,
-            env=environ,
-            # A group of its own: what a terminal, or `kill`, sends to the client's whole group is
-            # the client's to answer.
-            process_group=0,
-        )
+        try:
+            socket.setsockopt(zmq.LINGER, 0)
+            socket.setsockopt(zmq.SNDHWM, 0)
+            socket.setsockopt(zmq.RCVHWM, 0)
+            socket.bind(endpoint)
+            process = await _start_process(endpoint)
+        except BaseException:
+            socket.close()
+            context.term()
+            directory.remove()
+            raise
         client = cls(process, context, socket, directory)
         try:
             assert process.stdin is not None
@@ -237,3 +228,22 @@ def _settings(config: EngineConfig) -> bytes:
 def _error_class(kind: str) -> type[RadixServeError]:
     found = getattr(errors, kind, EngineDeadError)
     return found if issubclass(found, RadixServeError) else EngineDeadError
+
+
+async def _start_process(endpoint: str) -> asyncio.subprocess.Process:
+    environ = os.environ | {"PYTHONUNBUFFERED": "1"}
+    spin_briefly(environ)
+    return await asyncio.create_subprocess_exec(
+        sys.executable,
+        # No modules of the working directory: what lies there is no part of the engine.
+        "-P",
+        "-m",
+        ENGINE_MODULE,
+        endpoint,
+        str(logger.getEffectiveLevel()),
+        stdin=asyncio.subprocess.PIPE,
+        env=environ,
+        # A group of its own: what a terminal, or `kill`, sends to the client's whole group is the
+        # client's to answer.
+        process_group=0,
+    )

@@ -1,8 +1,9 @@
 """Requests that have ended the engine by themselves, and are refused for a while.
 
 Otherwise a client that tries again, as clients do, would take the engine from everybody once more.
-What is refused is the same prompt with the same parameters, the seed apart. Bounded in number and
-in time. *Cost*: while it is empty, nothing; else a hash of the request.
+What is refused is the same prompt with the same parameters and hints in the same namespace, the
+seed apart: nobody can have another tenant's requests refused, or learn of them. Bounded in number
+and in time. *Cost*: while it is empty, nothing; else a hash of the request.
 """
 
 import hashlib
@@ -59,5 +60,6 @@ class Quarantine:
 def _key(request: EngineRequest) -> bytes:
     digest = hashlib.blake2b(digest_size=16)
     digest.update(np.asarray(request.prompt_ids, dtype=np.int64).tobytes())
-    digest.update(repr(replace(request.params, seed=None)).encode("utf-8", "backslashreplace"))
+    rest = (request.namespace, request.hints, replace(request.params, seed=None))
+    digest.update(repr(rest).encode("utf-8", "backslashreplace"))
     return digest.digest()

@@ -137,7 +137,8 @@ class RequestStream:
 
     def admitted(self) -> None:
         """It has left the queue, for the first time."""
-        self.queued_s = time.monotonic() - self._submitted_s
+        if self.queued_s is None:
+            self.queued_s = time.monotonic() - self._submitted_s
 
     def end(self, reason: FinishReason, error: str) -> None:
         """End every choice that has not ended, for a reason that is not the answer's own."""

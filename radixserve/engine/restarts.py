@@ -4,7 +4,7 @@ A life that delivered a token or lasted ``STABLE_S`` was a good one; the next st
 One that ended before, with nothing to do or while it loaded, is the beginning of a crash loop: the
 next starts wait longer and longer, and after ``MAX_IDLE_DEATHS`` in a row there are none. One that
 ended with requests inside and no token is the trial's business (``trials.py``), which starts at
-once; but more of these in a row than it takes to find any culprit mean that it is no request's
+once; but more of these in a row than it takes to find any one culprit mean that it is no request's
 fault.
 """
 
@@ -33,6 +33,10 @@ class RestartPolicy:
             self._num_barren += not has_progressed
         else:
             self._num_idle += 1
+
+    def found(self) -> None:
+        """Whose fault the last deaths were is known, and it is gone: they count no more."""
+        self._num_barren = 0
 
     @property
     def delay_s(self) -> float | None:

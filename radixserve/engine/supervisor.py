@@ -16,6 +16,7 @@ that a caller calls waits for anything.
 """
 
 import asyncio
+import contextlib
 import logging
 import time
 from dataclasses import replace
@@ -43,13 +44,16 @@ from radixserve.engine.resumption import LiveRequest, Registry
 from radixserve.engine.socket_dir import remove_stale
 from radixserve.engine.trials import Trials
 from radixserve.engine.watchdog import READY_S, Watchdog
-from radixserve.errors import EngineDeadError, RadixServeError
+from radixserve.errors import EngineDeadError
 from radixserve.ids import RequestId
 from radixserve.types import EngineInfo, EngineRequest, EngineStats, TokenDelta
 
 logger = logging.getLogger(__name__)
 
+MIN_START_LIMIT_S = 120.0
+"""A process that takes longer to load, and ten times as long as the first one, hangs."""
 GIVEN_UP = "the engine has died and does not come back; restart the server"
+BROKEN_STREAM = "internal error: the answer could not be put together; the log has the details"
 CONDEMNED = (
     "the engine process died of this request each time that it ran alone; it has been given up"
 )
@@ -284,14 +288,17 @@ class Supervisor:
 
     async def _restart(self) -> EngineClient | None:
         """The next process, once there is one that starts; None if there is to be none."""
+        limit_s = max(MIN_START_LIMIT_S, 10 * self.info.load_seconds)
         while (delay_s := self._policy.delay_s) is not None:
             if delay_s:
                 logger.warning("the engine is started again in %.1f s", delay_s)
             await asyncio.sleep(delay_s)
             try:
-                client, _ = await self._start_client()
-            except RadixServeError as error:
-                logger.error("the engine did not start: %s", error)
+                async with asyncio.timeout(limit_s):
+                    client, _ = await self._start_client()
+            except Exception as error:
+                # Also what the system refuses: it may have memory and processes in a moment.
+                logger.error("the engine did not start: %s: %s", type(error).__name__, error)
                 self._policy.died(lived_s=0.0, had_work=False, has_progressed=False)
             else:
                 return client
@@ -313,21 +320,14 @@ class Supervisor:
         assert live is not None, "who is on trial has not ended"
         logger.error("request %s ends the engine when it runs alone: given up", request_id)
         self._quarantine.add(live.request)
+        self._policy.found()
         self._fail(request_id, CONDEMNED)
 
     def _fail(self, request_id: RequestId, error: str) -> None:
         """End what has not ended of a request with an error."""
         live = self._requests.get(request_id)
         for index in () if live is None else live.indices:
-            self._hear(
-                TokenDelta(
-                    request_id=request_id,
-                    index=index,
-                    token_ids=[],
-                    finish_reason="error",
-                    error=error,
-                )
-            )
+            self._hear(_error(request_id, index, error))
 
     # -- messages -----------------------------------------------------------------------------
 
@@ -353,7 +353,21 @@ class Supervisor:
             return
         self._has_progressed |= bool(delta.token_ids)
         self._after(live)
-        self._listener.on_delta(told)
+        try:
+            self._listener.on_delta(told)
+        except Exception:
+            logger.exception("request %s is ended: its stream failed", delta.request_id)
+            self._break_off(live, told.index)
+
+    def _break_off(self, live: LiveRequest, index: int) -> None:
+        """End a request whose stream could not take what the engine said of choice ``index``: its
+        client would go on past a hole."""
+        request_id, indices = live.request.request_id, {index, *live.indices}
+        self.abort(request_id)
+        for one in sorted(indices):
+            # If it cannot take this either, there is nothing left to be told.
+            with contextlib.suppress(Exception):
+                self._listener.on_delta(_error(request_id, one, BROKEN_STREAM))
 
     def _after(self, live: LiveRequest) -> None:
         """A request has got on, or ended: others may be let in because of it."""
@@ -376,3 +390,10 @@ class Supervisor:
         self._sends.discard(task)
         if not task.cancelled() and task.exception() is not None:
             logger.debug("a message did not reach the engine: %s", task.exception())
+
+
+def _error(request_id: RequestId, index: int, error: str) -> TokenDelta:
+    """What ends a choice with an error."""
+    return TokenDelta(
+        request_id=request_id, index=index, token_ids=[], finish_reason="error", error=error
+    )

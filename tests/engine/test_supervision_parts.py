@@ -24,9 +24,9 @@ from radixserve.engine.restarts import (
 from radixserve.engine.socket_dir import SocketDirectory, remove_stale
 from radixserve.engine.watchdog import Watchdog
 from radixserve.errors import InvalidRequestError
-from radixserve.ids import RequestId
+from radixserve.ids import Namespace, RequestId
 from radixserve.sampling.params import SamplingDefaults, SamplingParams
-from radixserve.types import CacheInfo, EngineInfo, EngineRequest, EngineStats
+from radixserve.types import NO_HINTS, CacheHints, CacheInfo, EngineInfo, EngineRequest, EngineStats
 
 # -- blame ----------------------------------------------------------------------------------------
 
@@ -213,6 +213,17 @@ def test_the_same_request_is_refused_for_a_while() -> None:
     clock.now_s += 1
     quarantine.check(request_of([1]))
     assert len(quarantine) == 0
+
+
+def test_nobody_can_have_anothers_request_refused() -> None:
+    """Regression: the key was the prompt and its parameters alone."""
+    quarantine = Quarantine(Clock())
+    bad = replace(request_of([1]), namespace=Namespace("mallory"), hints=CacheHints(keep_s=9.0))
+    quarantine.add(bad)
+    quarantine.check(replace(bad, namespace=Namespace("alice")))
+    quarantine.check(replace(bad, hints=NO_HINTS))
+    with pytest.raises(InvalidRequestError):
+        quarantine.check(bad)
 
 
 def test_quarantine_is_bounded() -> None:

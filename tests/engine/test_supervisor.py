@@ -25,7 +25,7 @@ from radixserve.engine.messages import (
     WatchFailed,
 )
 from radixserve.engine.supervisor import Supervisor
-from radixserve.errors import ConfigError, EngineDeadError, InvalidRequestError, RadixServeError
+from radixserve.errors import ConfigError, EngineDeadError, InvalidRequestError
 from radixserve.ids import RequestId
 from radixserve.sampling.params import SamplingDefaults, SamplingParams
 from radixserve.types import (
@@ -136,15 +136,19 @@ class Stage:
     def __init__(self) -> None:
         self.clients: list[PlayedClient] = []
         self.told = Notes()
-        self.failures: list[RadixServeError] = []
-        """What the next starts raise."""
+        self.failures: list[Exception | None] = []
+        """What the next starts raise; None: they hang."""
         self.supervisor: Supervisor
 
     async def start_client(
         self, config: EngineConfig, *, on_message: Callable[[Told], None]
     ) -> tuple[PlayedClient, EngineInfo]:
         if self.failures:
-            raise self.failures.pop(0)
+            failure = self.failures.pop(0)
+            if failure is None:
+                await asyncio.Event().wait()
+            else:
+                raise failure
         self.clients.append(PlayedClient(config, on_message))
         return self.clients[-1], INFO
 
@@ -246,6 +250,60 @@ async def test_who_dies_alone_twice_is_condemned_told_and_refused(stage: Stage) 
     await stage.rest()
     assert stage.submitted() == ["good"]
     assert stage.supervisor.num_held == 0
+
+
+async def test_many_killers_are_all_found(stage: Stage) -> None:
+    """Regression: the deaths that one culprit took counted on against the engine."""
+    names = [f"bad{number}" for number in range(10)]
+    stage.submit(*names)
+    await stage.rest()
+    while len(stage.told.ends) < len(names):
+        stage.client.die()
+        await stage.rest()
+        assert not stage.supervisor.given_up.is_set()
+        if not stage.client.is_alive:
+            await stage.next_life()
+    assert {end for end, _ in stage.told.ends.values()} == {"error"}
+
+
+async def test_a_start_that_the_system_refuses_or_that_hangs_is_tried_again(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Regression: anything but an error of ours gave the engine up; a load that hung was waited for
+    without end."""
+    monkeypatch.setattr(supervisor, "MIN_START_LIMIT_S", 0.01)
+    stage.submit("a")
+    await stage.rest()
+    stage.failures = [OSError("no memory"), None]
+    stage.client.die(-signal.SIGKILL)
+    await stage.next_life()
+    assert stage.submitted() == ["a"]
+    assert stage.failures == []
+
+
+async def test_a_stream_that_fails_ends_its_own_request(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Regression: the engine was killed for it, and the request went on with a hole."""
+    stage.submit("a", "b", n=2)
+    await stage.rest()
+    take = stage.told.on_delta
+
+    def on_delta(delta: TokenDelta) -> None:
+        if 13 in delta.token_ids:
+            raise ZeroDivisionError
+        take(delta)
+
+    monkeypatch.setattr(stage.told, "on_delta", on_delta)
+    stage.client.say("a", 13)
+    stage.client.say("b", 5)
+    await stage.rest()
+    assert stage.told.ends == {"a": ("error", supervisor.BROKEN_STREAM)}
+    assert stage.client.got[-1] == Abort(RequestId("a"), None)
+    assert stage.told.tokens["b"] == [5]
+    stage.client.say("a", 6)
+    assert stage.told.tokens["a"] == []
+    assert len(stage.clients) == 1
 
 
 async def test_kills_from_outside_resume_everybody_at_once(stage: Stage) -> None:

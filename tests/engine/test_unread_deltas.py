@@ -123,3 +123,6 @@ async def test_it_says_how_long_it_waited(tokenizer: Tokenizer) -> None:
     assert waited_s[0] is None
     assert waited_s[1] is not None
     assert waited_s[1] >= 0
+    # Another process admits it once more; that is no queue of the client's.
+    stream.admitted()
+    assert stream.queued_s == waited_s[1]
