@@ -115,7 +115,7 @@ class GuardedProtocol(H11Protocol):
 
     # Called by asyncio and uvicorn
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn
         """A client has come."""
         super().connection_made(transport)
         # Whatever cannot be sent at once makes the sender wait.

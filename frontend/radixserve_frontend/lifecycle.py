@@ -30,10 +30,6 @@ class Lifecycle:
         self._receiving: set[anyio.CancelScope] = set()
 
     @property
-    def is_draining(self) -> bool:
-        return self._is_draining
-
-    @property
     def is_alive(self) -> bool:
         """Whether there is an engine, or would be one again if it died."""
         return not self._engine.health.has_given_up

@@ -93,11 +93,6 @@ class WaitingQueue:
         return self._num_deferred
 
     @property
-    def has_passed_over(self) -> bool:
-        """Whether anybody has been passed over since ``begin_pass``."""
-        return bool(self._passed_over)
-
-    @property
     def is_blocked(self) -> bool:
         """Whether one that was passed over has come to be due since: nobody may go before it."""
         return any(

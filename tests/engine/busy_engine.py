@@ -45,7 +45,7 @@ class BusyEngine:
     def refused(self, num_tokens: int = 100, **more: object) -> OverloadedError:
         before = len(self.gate)
         with pytest.raises(OverloadedError) as caught:
-            self.enter(num_tokens, **more)  # type: ignore[arg-type]
+            self.enter(num_tokens, **more)  # type: ignore[arg-type]  # passed on
         assert len(self.gate) == before
         assert caught.value.retry_after_s >= 1
         return caught.value

@@ -118,7 +118,7 @@ def test_a_good_life_makes_up_for_bad_ones(good: dict[str, float]) -> None:
         bad = {"lived_s": 1.0, "had_work": False, "has_progressed": False}
         for _ in range(MAX_IDLE_DEATHS - 2):
             policy.died(**bad)  # type: ignore[arg-type]  # flags, among the numbers
-        policy.died(**bad | good)  # type: ignore[arg-type]
+        policy.died(**bad | good)  # type: ignore[arg-type]  # likewise
         assert policy.delay_s == 0.0
 
 

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Discriminator, Field, Tag
 
 from radixserve.sampling.params import MAX_LOGPROBS
-from radixserve.types import MAX_DEADLINE_S, MAX_PRIORITY
+from radixserve_frontend.extras import Extras
 from radixserve_frontend.openai.conversing import ConversationFields, Messages
 from radixserve_frontend.openai.response_format import ResponseFormat, StructuredOutputs
 from radixserve_frontend.strict import CacheControl, StrictModel, only, text_or_list
@@ -78,7 +78,7 @@ class StreamOptions(StrictModel):
     include_obfuscation: bool | None = None
 
 
-class GenerationRequest(StrictModel):
+class GenerationRequest(Extras):
     """What both endpoints share."""
 
     model: str
@@ -87,7 +87,6 @@ class GenerationRequest(StrictModel):
     n: int | None = None
     max_tokens: int | None = None
     stop: Stop | None = None
-    seed: int | None = None
     temperature: float | None = None
     top_p: float | None = None
     presence_penalty: float | None = None
@@ -97,24 +96,18 @@ class GenerationRequest(StrictModel):
 
     # Extras beyond OpenAI's dialect, by the names that other servers use.
     top_k: int | None = None
-    min_p: float | None = None
     repetition_penalty: float | None = None
     min_tokens: int | None = None
-    ignore_eos: bool | None = None
     stop_token_ids: (
         Annotated[list[int], Field(fail_fast=True, max_length=MAX_STOP_TOKEN_IDS)] | None
     ) = None
     skip_special_tokens: bool | None = None
     include_stop_str_in_output: bool | None = None
-    cache_salt: str | None = None
-    cache_report: bool | None = None
     cache_control: CacheControl | None = None
     regex: str | None = None
     grammar: str | None = None
     structured_outputs: StructuredOutputs | None = None
     prompt_logprobs: int | None = None
-    priority: Annotated[int, Field(ge=-MAX_PRIORITY, le=MAX_PRIORITY)] | None = None
-    timeout: Annotated[float, Field(gt=0, le=MAX_DEADLINE_S)] | None = None
 
     # Harmless: they change nothing about the answer.
     user: str | None = None
