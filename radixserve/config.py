@@ -93,6 +93,17 @@ class EngineConfig:
     max_running: int | None = option(
         None, "Most requests computed together in one step. Default: 64 on a CPU, 256 on a GPU."
     )
+    host_cache_gib: float | None = option(
+        None,
+        "Host memory for pages that the KV cache evicts, in GiB: they are loaded back instead of "
+        "computed again. Default: none.",
+    )
+    cache_dir: str | None = option(
+        None,
+        "Directory in which computed prefixes are kept over a restart. Used by one server at a "
+        "time.",
+    )
+    cache_dir_gib: float = option(32.0, "Most that --cache-dir may hold, in GiB.")
     enable_prefix_cache: bool = option(True, "Share computed prefixes between requests.")
     eviction_policy: str = option(
         "return-time",
@@ -145,6 +156,8 @@ class EngineConfig:
                 raise ConfigError(f"{name} is {value}; it must lie in [{low}, {high}]")
         for name, above, most, demand in (
             ("kv_cache_gib", 0.0, 2.0**20 - 1, "be positive"),
+            ("host_cache_gib", 0.0, 2.0**20 - 1, "be positive"),
+            ("cache_dir_gib", 0.0, 2.0**30, "be positive"),
             ("max_itl_stretch", 1.0, float("inf"), "exceed 1"),
             ("engine_timeout_s", 0.0, float("inf"), "be positive"),
         ):
@@ -157,6 +170,11 @@ class EngineConfig:
                 raise ConfigError(f"{name} is {value}; it must {demand}")
         if self.max_batch_tokens is not None and self.max_running is not None:
             self.batch_limits("cpu")
+        if not self.enable_prefix_cache and (self.cache_dir or self.host_cache_gib):
+            raise ConfigError(
+                "cache_dir and host_cache_gib keep what the prefix cache evicts, and "
+                "enable_prefix_cache is off; leave them out, or turn it on"
+            )
         for option_field in self.__dataclass_fields__.values():
             choices = option_field.metadata.get("choices", ())
             value = getattr(self, option_field.name)

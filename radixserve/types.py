@@ -117,12 +117,16 @@ class SampledToken:
 class CacheReport:
     """How a request's prompt fared with the cache at its first admission.
 
-    Every prompt token is in one of the three sources. What preemption makes of it later is not
+    Every prompt token has one of the five sources. What preemption makes of it later is not
     told: it is no fault of the prefix.
     """
 
     device_tokens: int
     """Held by the tree."""
+    host_tokens: int = 0
+    """Loaded from host memory, where eviction had put them."""
+    disk_tokens: int = 0
+    """Loaded from files."""
     in_flight_tokens: int
     """Held by the tree too, because the request waited while another one computed them."""
     computed_tokens: int
@@ -134,7 +138,7 @@ class CacheReport:
     @property
     def matched_tokens(self) -> int:
         """Where the match ended: the index of the first token to be run."""
-        return self.device_tokens + self.in_flight_tokens
+        return self.device_tokens + self.in_flight_tokens + self.host_tokens + self.disk_tokens
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,6 +177,34 @@ class CacheInfo:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TierInfo:
+    """The tiers below the device pool: gauges (now) and counters (since start).
+
+    Host pages are counted once each: free + cached + in_use == total.
+    """
+
+    host_free_pages: int
+    host_cached_pages: int
+    """Hold a page that can be loaded, and may be given up for another."""
+    host_in_use_pages: int
+    """A transfer reads or writes them just now."""
+    host_total_pages: int
+    disk_pages: int = 0
+    disk_bytes: int = 0
+    disk_limit_bytes: int = 0
+    host_loaded_pages: int = 0
+    """Loaded into the device pool out of host memory."""
+    disk_loaded_pages: int = 0
+    """Loaded into it out of files."""
+    disk_stored_pages: int = 0
+    """Files written."""
+    rejected_files: int = 0
+    """Files that were torn, foreign or damaged, and not used."""
+    lost_pages: int = 0
+    """Evicted from the device pool with no room below."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CacheEvent:
     """One change of what the cache holds, in hashes of prefixes (``cache/events.py``)."""
 
@@ -204,8 +236,17 @@ class EngineStats:
     """Those of these that were computed while the request waited for them."""
     admissions: dict[MissCause, int] = field(default_factory=dict)
     """First admissions by the cause of their miss; a cause that has not occurred may be missing."""
+    host_tokens: int = 0
+    """Prompt tokens of admitted requests that were loaded from host memory; part of
+    ``cached_tokens``."""
+    disk_tokens: int = 0
+    """Those that were loaded from files; part of ``cached_tokens``."""
+    tiers: TierInfo | None = None
+    """None if there are none below the device pool."""
     computed_tokens: int = 0
     """Tokens run through the model, recomputation after preemption included."""
+    prefilled_tokens: int = 0
+    """Those of these that nobody had asked for yet (``PrefillAhead``)."""
     generated_tokens: int = 0
     preemptions: int = 0
     evicted_pages: int = 0
@@ -261,6 +302,10 @@ class EngineInfo:
     num_pages: int
     kv_cache_bytes: int
     """Memory that the KV pages take."""
+    num_host_pages: int = 0
+    """Pages in the host tier; 0: there is none."""
+    cache_dir: str | None = None
+    """Where pages are kept over a restart; None: nowhere."""
     eos_token_ids: list[int]
     sampling_defaults: SamplingDefaults
     load_seconds: float

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from radixserve.cache.prefix_cache import PageCopy
 from radixserve.request import Request
+from radixserve.tiers.moves import NO_MOVES, Moves
 from radixserve.types import SampledToken, TokenLogprob
 
 
@@ -35,13 +36,32 @@ class PlannedRow:
 
 
 @dataclass(frozen=True, slots=True)
+class PlannedLoad:
+    """Tokens ``[start, start + num_tokens)`` of one request, whole pages, whose keys and values are
+    loaded from a tier instead of computed. A request has a row or a load in a plan, not both."""
+
+    request: Request
+    start: int
+    num_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
 class StepPlan:
-    """One forward pass."""
+    """What the device does next: moves between tiers, page copies, one forward pass; each before
+    the one after it, and each possibly empty."""
 
     rows: tuple[PlannedRow, ...]
     copies: tuple[PageCopy, ...]
     """To be performed, in any order, before the pass writes any page. Each pending copy is in one
     plan and in no other: the first that has a row of its lease."""
+    moves: Moves = NO_MOVES
+    """Pages that go to the host tier or come from it, those of ``loads`` among them."""
+    loads: tuple[PlannedLoad, ...] = ()
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to do."""
+        return not self.rows and not self.moves
 
     @property
     def num_scheduled_tokens(self) -> int:
@@ -56,3 +76,5 @@ class StepResult:
     scores: tuple[tuple[TokenLogprob, ...], ...] = ()
     """``scores[i]``: of the ``plan.rows[i].num_scores`` prompt tokens from ``start + 1`` on; empty
     if no row has any."""
+    moved_s: float = 0.0
+    """How long ``plan.moves`` took, in seconds; 0 if there were none or it is not known."""
