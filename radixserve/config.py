@@ -175,6 +175,9 @@ class EngineConfig:
                 "cache_dir and host_cache_gib keep what the prefix cache evicts, and "
                 "enable_prefix_cache is off; leave them out, or turn it on"
             )
+        self._check_choices()
+
+    def _check_choices(self) -> None:
         for option_field in self.__dataclass_fields__.values():
             choices = option_field.metadata.get("choices", ())
             value = getattr(self, option_field.name)

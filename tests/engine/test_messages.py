@@ -52,6 +52,7 @@ from radixserve.types import (
     EngineStats,
     PrefixMark,
     ResumedChoice,
+    TierInfo,
     TokenDelta,
     TokenLogprob,
 )
@@ -122,6 +123,8 @@ AGES = st.none() | st.floats(0, 1e9)
 REPORTS = st.builds(
     CacheReport,
     device_tokens=COUNTS,
+    host_tokens=COUNTS,
+    disk_tokens=COUNTS,
     in_flight_tokens=COUNTS,
     computed_tokens=COUNTS,
     cause=CAUSES,
@@ -142,14 +145,16 @@ DELTAS = st.builds(
 )
 
 CACHES = st.builds(CacheInfo, **{field.name: COUNTS for field in fields(CacheInfo)})
+TIERS = st.builds(TierInfo, **{field.name: COUNTS for field in fields(TierInfo)})
 STATS = st.builds(
     EngineStats,
     **{
         field.name: COUNTS
         for field in fields(EngineStats)
-        if field.name not in ("cache", "admissions", "refused", "expected_wait_s")
+        if field.name not in ("cache", "tiers", "admissions", "refused", "expected_wait_s")
     },
     cache=CACHES,
+    tiers=st.none() | TIERS,
     admissions=st.dictionaries(CAUSES, COUNTS),
     refused=st.dictionaries(st.sampled_from(REFUSAL_REASONS), COUNTS),
     expected_wait_s=st.floats(0, 1e6),
@@ -164,6 +169,7 @@ INFOS = st.builds(
     eos_token_ids=st.lists(TOKENS, max_size=3),
     sampling_defaults=st.builds(SamplingDefaults, temperature=st.floats(0, 2)),
     load_seconds=st.floats(0, 1e6),
+    cache_dir=st.none() | TEXTS,
 )
 
 HASHES = st.integers(0, 2**64 - 1)
@@ -189,7 +195,8 @@ EXPLANATIONS = st.builds(
     evicted_seconds_ago=AGES,
     in_other_namespaces=st.booleans(),
 )
-CACHE_STATS = st.builds(
+CACHE_TIERS = st.builds(TierInfo, **{field.name: COUNTS for field in fields(TierInfo)})
+STATS = st.builds(
     CacheStats, engine=STATS, num_namespaces=COUNTS, num_nodes=COUNTS, eviction_policy=TEXTS
 )
 REPLIES = (
