@@ -195,8 +195,7 @@ EXPLANATIONS = st.builds(
     evicted_seconds_ago=AGES,
     in_other_namespaces=st.booleans(),
 )
-CACHE_TIERS = st.builds(TierInfo, **{field.name: COUNTS for field in fields(TierInfo)})
-STATS = st.builds(
+CACHE_STATS = st.builds(
     CacheStats, engine=STATS, num_namespaces=COUNTS, num_nodes=COUNTS, eviction_policy=TEXTS
 )
 REPLIES = (
