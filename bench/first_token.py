@@ -18,67 +18,36 @@ import json
 import statistics
 import time
 
-import numpy as np
 from tqdm import tqdm
 
 from radixserve.config import EngineConfig
 from radixserve.engine.async_engine import SERVING_ITL_STRETCH
 from radixserve.engine.build import build_core
-from radixserve.engine.core import EngineCore
 from radixserve.ids import RequestId
-from radixserve.sampling.params import SamplingParams
-from radixserve.types import EngineRequest
-from support.checkpoint import VOCAB_SIZE, bench_checkpoint
+from support.checkpoint import bench_checkpoint
+from support.in_process import InProcess
 
 NUM_PREFIX = 4096
 NUM_SUFFIX = 16
 NUM_STREAMS = 8
 
 
-class Bench:
-    """A core and a source of prompts that nobody has seen before."""
-
-    def __init__(self, core: EngineCore) -> None:
-        self.core = core
-        self._rng = np.random.default_rng(0)
-        self._serial = 0
-
-    def tokens(self, count: int) -> list[int]:
-        return [int(token) for token in self._rng.integers(300, VOCAB_SIZE, count)]
-
-    def submit(self, prompt: list[int], max_tokens: int) -> RequestId:
-        self._serial += 1
-        request_id = RequestId(str(self._serial))
-        params = SamplingParams(temperature=0.0, max_tokens=max_tokens)
-        resolved = params.resolve(self.core.info.sampling_defaults, max_tokens=max_tokens, seed=0)
-        self.core.add(
-            EngineRequest(
-                request_id=request_id, prompt_ids=prompt, params=resolved, end_token_ids=[]
-            )
-        )
-        return request_id
-
-    def first_token_ms(self, prompt: list[int], *, num_cached: int) -> float:
-        """Milliseconds from submission to the first token, with nothing else running."""
-        begun = time.perf_counter()
-        self.submit(prompt, max_tokens=1)
-        while not (deltas := self.core.step()):
-            pass
-        elapsed_ms = (time.perf_counter() - begun) * 1e3
-        assert deltas[0].num_cached_tokens == num_cached, deltas
-        return elapsed_ms
+def first_token_ms(engine: InProcess, prompt: list[int], *, num_cached: int) -> float:
+    elapsed_ms, delta = engine.first_token(prompt)
+    assert delta.num_cached_tokens == num_cached, delta
+    return elapsed_ms
 
 
-def time_first_tokens(bench: Bench, rounds: int) -> dict[str, float]:
-    prefix = bench.tokens(NUM_PREFIX)
-    bench.first_token_ms([*prefix, 1], num_cached=0)
+def time_first_tokens(engine: InProcess, rounds: int) -> dict[str, float]:
+    prefix = engine.tokens(NUM_PREFIX)
+    first_token_ms(engine, [*prefix, 1], num_cached=0)
     alone, behind, whole = [], [], []
     for _ in tqdm(range(rounds), desc="first tokens"):
-        alone.append(bench.first_token_ms(bench.tokens(NUM_SUFFIX), num_cached=0))
+        alone.append(first_token_ms(engine, engine.tokens(NUM_SUFFIX), num_cached=0))
         behind.append(
-            bench.first_token_ms(prefix + bench.tokens(NUM_SUFFIX), num_cached=NUM_PREFIX)
+            first_token_ms(engine, prefix + engine.tokens(NUM_SUFFIX), num_cached=NUM_PREFIX)
         )
-        whole.append(bench.first_token_ms(bench.tokens(NUM_PREFIX + NUM_SUFFIX), num_cached=0))
+        whole.append(first_token_ms(engine, engine.tokens(NUM_PREFIX + NUM_SUFFIX), num_cached=0))
     return {
         "alone_ms": statistics.median(alone),
         "behind_cached_ms": statistics.median(behind),
@@ -88,16 +57,16 @@ def time_first_tokens(bench: Bench, rounds: int) -> dict[str, float]:
     }
 
 
-def time_gaps(bench: Bench) -> dict[str, float]:
+def time_gaps(engine: InProcess) -> dict[str, float]:
     """Gaps of the streams while one long prompt prefills, and of those before it came."""
-    streams = {bench.submit(bench.tokens(64), max_tokens=4000): 0.0 for _ in range(NUM_STREAMS)}
+    streams = {engine.submit(engine.tokens(64), max_tokens=4000): 0.0 for _ in range(NUM_STREAMS)}
     for _ in range(40):
-        bench.core.step()
+        engine.core.step()
     gaps: dict[str, list[float]] = {"before": [], "during": []}
     long_prompt: RequestId | None = None
     phase = "before"
     for step in range(100_000):
-        deltas = bench.core.step()
+        deltas = engine.core.step()
         now = time.perf_counter()
         for delta in deltas:
             if delta.request_id in streams:
@@ -107,10 +76,10 @@ def time_gaps(bench: Bench) -> dict[str, float]:
         if any(delta.request_id == long_prompt for delta in deltas):
             break
         if step == 60:
-            long_prompt = bench.submit(bench.tokens(NUM_PREFIX), max_tokens=1)
+            long_prompt = engine.submit(engine.tokens(NUM_PREFIX), max_tokens=1)
             phase = "during"
     for request_id in streams:
-        bench.core.abort(request_id)
+        engine.core.abort(request_id)
     everything = gaps["before"] + gaps["during"]
     median = statistics.median(everything)
     return {
@@ -137,9 +106,9 @@ def main() -> None:
         ),
         progress=False,
     )
-    bench = Bench(core)
-    first = time_first_tokens(bench, rounds)
-    gap_runs = [time_gaps(bench) for _ in tqdm(range(5), desc="streams")]
+    engine = InProcess(core)
+    first = time_first_tokens(engine, rounds)
+    gap_runs = [time_gaps(engine) for _ in tqdm(range(5), desc="streams")]
     gaps = {name: statistics.median(run[name] for run in gap_runs) for name in gap_runs[0]}
     print("\n| first token | median | wanted |")
     print("|---|---|---|")

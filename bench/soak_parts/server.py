@@ -24,6 +24,11 @@ class ServerProcess:
         """Where its sockets' directories are."""
 
     @property
+    def pid(self) -> int:
+        """The process id of the server itself."""
+        return self._process.pid
+
+    @property
     def engine_pid(self) -> int | None:
         """The process id of its engine, if it has one just now."""
         pid = self._process.pid
