@@ -119,7 +119,8 @@ async def _disk_tokens(server: ServerProcess) -> int:
         int(sample.value)
         for family in text_string_to_metric_families(text)
         for sample in family.samples
-        if sample.name == "radixserve_cached_tokens_total" and sample.labels.get("tier") == "disk"
+        if sample.name == "radixserve_prompt_tokens_by_source_total"
+        and sample.labels["source"] == "disk"
     )
 
 

@@ -83,11 +83,12 @@ def time_restart(rounds: int) -> dict[str, float]:
             for prefix in tqdm(prefixes, desc="restart: computing"):
                 before.first_token([*prefix, 1])
                 before.run_chores()
-        for name, prepare in (("page_cache", _nothing), ("disk", _drop_from_memory)):
+        passes = (("page_cache", _nothing), ("disk", _drop_from_memory))
+        for number, (name, prepare) in enumerate(passes, start=1):
             prepare(directory)
             warm, cold = [], []
             begun = time.perf_counter()
-            with engine(seed=1, **settings) as after:
+            with engine(seed=number, **settings) as after:
                 found["start_s"] = time.perf_counter() - begun
                 for prefix in tqdm(prefixes, desc=f"restart: {name}"):
                     elapsed_ms, delta = after.first_token(prefix + after.tokens(NUM_SUFFIX))

@@ -95,15 +95,17 @@ class EngineConfig:
     )
     host_cache_gib: float | None = option(
         None,
-        "Host memory for pages that the KV cache evicts, in GiB: they are loaded back instead of "
-        "computed again. Default: none.",
+        "Host memory for what the KV cache has no room for, in GiB: it is loaded back instead of "
+        "computed again. On a GPU this memory is page-locked. Default: none.",
     )
     cache_dir: str | None = option(
         None,
-        "Directory in which computed prefixes are kept over a restart. Used by one server at a "
-        "time.",
+        "Directory in which computed prefixes are kept: a restart finds them there. Made if it is "
+        "not there; used by one server at a time. Default: none.",
     )
-    cache_dir_gib: float = option(32.0, "Most that --cache-dir may hold, in GiB.")
+    cache_dir_gib: float = option(
+        32.0, "Most that --cache-dir may hold, in GiB; what was not used for longest goes first."
+    )
     enable_prefix_cache: bool = option(True, "Share computed prefixes between requests.")
     eviction_policy: str = option(
         "return-time",

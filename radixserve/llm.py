@@ -7,11 +7,13 @@
         print(outputs[0].text, outputs[0].num_cached_tokens)
 
 The same core, scheduler and cache as the server's, without the process and without HTTP. The cache
-lives as long as the ``LLM``: prompts of a later call find the prefixes of earlier ones.
+lives as long as the ``LLM``: prompts of a later call find the prefixes of earlier ones. With
+``cache_dir`` it outlives it: what one ``LLM`` has computed, the next one on that directory loads.
 """
 
 import gc
 import logging
+import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Integral
@@ -112,8 +114,11 @@ class LLM:
             config = EngineConfig(model=str(model), **settings)
         except TypeError as error:
             raise ConfigError(f"unknown setting: {error}") from error
-        self._core: EngineCore | None = build_core(config, progress=False)
-        self.info: EngineInfo = self._core.info
+        core = build_core(config, progress=False)
+        self._core: EngineCore | None = core
+        # Also if nobody closes this: the last pages reach the disk before the interpreter ends.
+        self._end = weakref.finalize(self, core.close)
+        self.info: EngineInfo = core.info
         directory = self.info.model_dir
         self._has_text = has_tokenizer(directory)
         if self._has_text:
@@ -259,7 +264,9 @@ class LLM:
         self._open_core().check_invariants()
 
     def close(self) -> None:
-        """Free model and cache. Idempotent; anything but ``close`` raises afterwards."""
+        """Free model and cache; with ``cache_dir``, first keep there what was computed last, which
+        may take two seconds. Idempotent; anything but ``close`` raises afterwards."""
+        self._end()
         self._core = None
         gc.collect()
 

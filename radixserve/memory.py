@@ -1,4 +1,4 @@
-"""How much memory there really is, and how many KV pages are to be made of it.
+"""How much memory there really is, and how many KV pages, device and host, are to be made of it.
 
 What a process may still take is the least of what the machine has and of what every control group
 around it (container, service, slice) still allows: a container's own limit does not show in
@@ -21,6 +21,13 @@ DEFAULT_SHARE = 0.4
 USEFUL_CONTEXTS = 256
 """Without a size asked for, the pool never exceeds this many (or ``max_running``, if that is more)
 full contexts: a tiny model on a large machine needs no millions of pages."""
+
+STAGED_PAGES = (64, 1024)
+"""Where pages go to files and host memory is not asked for: the least and the most pages that may
+be on their way at a time."""
+
+STAGED_BYTES = 64 << 20
+"""Between these bounds, this much."""
 
 _GIB = 1 << 30
 
@@ -74,6 +81,45 @@ def pages_for(
         config.page_size,
         num_pages * page_bytes / _GIB,
     )
+    return min(num_pages, 2**31 - 1)
+
+
+def host_pages_for(
+    config: EngineConfig, *, page_bytes: int, available: int, takes_kv_cache: bool
+) -> int:
+    """Size of the host tier in pages: what the config asks for; if it only names a directory,
+    enough for pages on their way there and back; else none.
+
+    ``available``: bytes of host memory. ``takes_kv_cache``: the KV cache is to be made of it, too.
+    *Raises* ``ConfigError`` if the tier comes to less than two pages or does not fit.
+    """
+    if config.host_cache_gib is not None:
+        num_pages = int(config.host_cache_gib * _GIB) // page_bytes
+        name, remedy = "host_cache_gib", "lower host_cache_gib"
+        if num_pages < 2:
+            raise ConfigError(
+                f"host_cache_gib ({config.host_cache_gib:g} GiB) holds {num_pages} pages of "
+                f"{page_bytes} bytes; it must hold two at least ({2 * page_bytes / _GIB:.4f} GiB); "
+                "raise it, or leave it out"
+            )
+    elif config.cache_dir is not None:
+        least, most = STAGED_PAGES
+        num_pages = min(max(least, STAGED_BYTES // page_bytes), most)
+        name, remedy = "for cache_dir", "leave cache_dir out"
+    else:
+        return 0
+    reserved = 0.0
+    if takes_kv_cache and config.num_pages is None and config.kv_cache_gib is not None:
+        reserved = config.kv_cache_gib
+        remedy += ", or kv_cache_gib"
+    wanted = num_pages * page_bytes / _GIB
+    if wanted + reserved > available / _GIB:
+        beside = f" beside a KV cache of {reserved:.2f} GiB" if reserved else ""
+        raise ConfigError(
+            f"the host cache ({name}: {wanted:.2f} GiB) does not fit{beside}: "
+            f"{available / _GIB:.2f} GiB of memory are available; {remedy}"
+        )
+    logger.info("host cache: %d pages, %.2f GiB", num_pages, wanted)
     return min(num_pages, 2**31 - 1)
 
 

@@ -247,6 +247,8 @@ class EngineStats:
     """Tokens run through the model, recomputation after preemption included."""
     prefilled_tokens: int = 0
     """Those of these that nobody had asked for yet (``PrefillAhead``)."""
+    num_ahead: int = 0
+    """Prefixes that nobody has asked for, and that are still to be computed."""
     generated_tokens: int = 0
     preemptions: int = 0
     evicted_pages: int = 0

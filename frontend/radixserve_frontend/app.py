@@ -17,7 +17,7 @@ RequestBoundary (id, access log, counts, 500)
        GET  /cache/stats, POST /cache/explain, /cache/clear   CacheEndpoints
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 from starlette.applications import Starlette
@@ -30,6 +30,8 @@ from starlette.routing import Route
 
 from radixserve.engine.interface import Engine
 from radixserve.errors import RadixServeError
+from radixserve.text.template_lint import Finding
+from radixserve.text.token_memory import TokenMemory
 from radixserve_frontend.anthropic.messages import CountTokensEndpoint, MessagesDialect
 from radixserve_frontend.auth import Authentication, check_admin
 from radixserve_frontend.body import MAX_BODIES_AT_ONCE, Bodies
@@ -52,6 +54,7 @@ from radixserve_frontend.openai.responses.dialect import ResponsesDialect
 from radixserve_frontend.openai.responses.endpoints import StoredResponsesEndpoint
 from radixserve_frontend.openai.responses.store import ResponseStore
 from radixserve_frontend.openapi import DOCS_PATHS, OpenApiEndpoint
+from radixserve_frontend.prefill_ahead import PrefillAhead
 from radixserve_frontend.record import RequestRecord, record_of
 from radixserve_frontend.tokenizing import TokenizingEndpoints
 from radixserve_frontend.trace_recorder import TraceRecorder
@@ -71,17 +74,21 @@ def create_app(
     *,
     keys: KeyStore | None = None,
     tracer: RequestTracer | None = None,
+    findings: Sequence[Finding] = (),
 ) -> Starlette:
     """The app over a started engine; ``recorder`` records its traffic, ``keys`` say who may call
-    it (None: everybody), ``tracer`` gets a span per request. ``app.state.lifecycle`` is
-    its ``Lifecycle``: whoever runs the app drains it before the end."""
+    it (None: everybody), ``tracer`` gets a span per request; ``findings`` are what the chat
+    template does to the cache. ``app.state.lifecycle`` is its ``Lifecycle``: whoever runs the app
+    drains it before the end."""
     assert (keys is not None) == config.has_keys, "the keys must be the ones configured"
     lifecycle = Lifecycle(engine)
     active: set[RequestRecord] = set()
     metrics = Metrics(engine, keys if config.metrics_by_tenant else None)
     health = HealthEndpoint(lifecycle)
     models = ModelsEndpoint(engine, config)
-    cache = CacheEndpoints(engine, config, lifecycle)
+    memory = TokenMemory(engine.tokenizer, config.token_memory_mib * 2**20)
+    ahead = PrefillAhead(engine, memory, lifecycle, findings) if config.prefill_ahead else None
+    cache = CacheEndpoints(engine, memory, config, lifecycle)
     store = ResponseStore(
         max_responses=config.max_stored_responses,
         max_tokens=config.max_stored_response_tokens,
@@ -89,17 +96,17 @@ def create_app(
     )
     responses = StoredResponsesEndpoint(store)
     dialects: tuple[Dialect, ...] = (
-        ChatDialect(engine, config),
+        ChatDialect(engine, memory, config),
         CompletionDialect(engine, config),
-        ResponsesDialect(engine, config, store),
-        MessagesDialect(engine, config),
+        ResponsesDialect(engine, memory, config, store),
+        MessagesDialect(engine, memory, config),
     )
-    count_tokens = CountTokensEndpoint(engine, config, lifecycle)
-    tokenizing = TokenizingEndpoints(engine, config, lifecycle)
+    count_tokens = CountTokensEndpoint(memory, config, lifecycle)
+    tokenizing = TokenizingEndpoints(engine, memory, config, lifecycle)
     routes = [
         _route(
             dialect.endpoint,
-            GenerationEndpoint(dialect, engine, config, lifecycle, recorder).create,
+            GenerationEndpoint(dialect, engine, memory, config, lifecycle, recorder, ahead).create,
             method="POST",
         )
         for dialect in dialects
@@ -156,6 +163,7 @@ def create_app(
         },
     )
     app.state.lifecycle = lifecycle
+    app.state.prefill_ahead = ahead
     app.state.bodies = Bodies(
         max_total_bytes=MAX_BODIES_AT_ONCE * config.max_body_bytes, timeout_s=config.body_timeout_s
     )

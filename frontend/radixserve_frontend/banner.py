@@ -21,6 +21,7 @@ def banner(info: EngineInfo, config: ServerConfig, url: str, warning: str | None
         ("runs on", f"{info.device}, {info.dtype}, {info.attention} attention"),
         ("context", f"{info.max_model_len:,} tokens"),
         ("KV cache", pool),
+        *_tier_rows(info, config),
         ("loaded in", f"{info.load_seconds:.1f} s"),
         ("listening", url),
     )
@@ -29,6 +30,20 @@ def banner(info: EngineInfo, config: ServerConfig, url: str, warning: str | None
     if warning is not None:
         lines += [_box(warning), ""]
     return "\n".join(lines)
+
+
+def _tier_rows(info: EngineInfo, config: ServerConfig) -> list[tuple[str, str]]:
+    """What lies below the KV cache, if anything does."""
+    rows = []
+    # With a directory alone, the host pages are only on their way there or back.
+    if config.host_cache_gib is not None:
+        num_bytes = info.num_host_pages * info.kv_cache_bytes // info.num_pages
+        num_tokens = info.num_host_pages * info.page_size
+        pages = f"{info.num_host_pages:,} pages = {num_tokens:,} tokens"
+        rows.append(("host cache", f"{pages} ({num_bytes / 2**30:.2f} GiB)"))
+    if info.cache_dir is not None:
+        rows.append(("kept in", f"{info.cache_dir} (at most {config.cache_dir_gib:g} GiB)"))
+    return rows
 
 
 def curl_line(config: ServerConfig, url: str) -> str:

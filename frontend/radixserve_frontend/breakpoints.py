@@ -13,7 +13,10 @@ earlier turns or joins blocks into one token; it may be that much shorter, or ru
 with which every turn begins. Marks on tools and on the system prompt end where the first turn does
 begin: templates put tools before, after or into the system prompt, and only all of it is a prefix.
 
-Cost: one rendering and tokenization per mark, in a thread; none for a mark on the last block.
+Both are read from the same memory of tokens, so that the mark counts in the prompt's own.
+
+Cost: one rendering per mark, and the tokenization of what is not known by then, in a thread; none
+for a mark on the last block.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,8 +26,9 @@ from typing import Any, Final
 import numpy as np
 
 from radixserve.errors import InvalidRequestError
+from radixserve.ids import Namespace
 from radixserve.sampling.params import SamplingParams
-from radixserve.text.tokenizer import Tokenizer
+from radixserve.text.token_memory import TokenMemory
 from radixserve.types import CacheHints, PrefixMark
 from radixserve_frontend.conversation import Conversation, prepare_chat
 
@@ -66,7 +70,8 @@ def cut_after(messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 
 
 def conversation_hints(
-    tokenizer: Tokenizer,
+    memory: TokenMemory,
+    namespace: Namespace,
     conversation: Conversation,
     prompt_ids: Sequence[int],
     breakpoints: Sequence[Breakpoint],
@@ -74,13 +79,14 @@ def conversation_hints(
     """When the prompt comes back: its marks; and soon, if a tool may be called, for then it comes
     back with the tool's result."""
     return CacheHints(
-        marks=prefix_marks(tokenizer, conversation, prompt_ids, breakpoints),
+        marks=prefix_marks(memory, namespace, conversation, prompt_ids, breakpoints),
         returns_soon=bool(conversation.tools) and conversation.tool_choice != "none",
     )
 
 
 def prefix_marks(
-    tokenizer: Tokenizer,
+    memory: TokenMemory,
+    namespace: Namespace,
     conversation: Conversation,
     prompt_ids: Sequence[int],
     breakpoints: Sequence[Breakpoint],
@@ -91,7 +97,8 @@ def prefix_marks(
     for each in breakpoints:
         num_tokens = len(prompt_ids)
         if each.messages is not None:
-            num_tokens = _common_prefix(prompt_ids, _render(tokenizer, conversation, each.messages))
+            part = _render(memory, namespace, conversation, each.messages)
+            num_tokens = _common_prefix(prompt_ids, part)
         if num_tokens:
             marks.append(PrefixMark(num_tokens=num_tokens, keep_s=each.keep_s))
     return tuple(marks)
@@ -103,7 +110,10 @@ def num_marked_tokens(marks: Sequence[PrefixMark]) -> int:
 
 
 def _render(
-    tokenizer: Tokenizer, conversation: Conversation, messages: Sequence[Mapping[str, Any]]
+    memory: TokenMemory,
+    namespace: Namespace,
+    conversation: Conversation,
+    messages: Sequence[Mapping[str, Any]],
 ) -> Sequence[int] | None:
     if all(message["role"] in ("system", "developer") for message in messages):
         messages = [*messages, _PROBE]
@@ -112,7 +122,7 @@ def _render(
         conversation, messages=messages, continues_last=False, tool_choice="none", grammar=None
     )
     try:
-        return prepare_chat(tokenizer, cut, SamplingParams()).prompt_ids
+        return prepare_chat(memory, namespace, cut, SamplingParams()).prompt_ids
     except InvalidRequestError:
         return None
 

@@ -15,9 +15,10 @@ from radixserve.engine.interface import Engine
 from radixserve.errors import InvalidRequestError
 from radixserve.ids import Namespace
 from radixserve.sampling.params import SamplingParams
-from radixserve.types import MISS_CAUSES, CacheStats
+from radixserve.text.token_memory import TokenMemory
+from radixserve.types import MISS_CAUSES, CacheStats, TierInfo
 from radixserve_frontend.body import in_thread, read_json_body
-from radixserve_frontend.cache_report import explanation_of
+from radixserve_frontend.cache_report import explanation_of, tokens_by_source
 from radixserve_frontend.caller import Caller, caller_of
 from radixserve_frontend.config import ServerConfig
 from radixserve_frontend.conversation import prepare_chat
@@ -57,8 +58,11 @@ class _Asked(NamedTuple):
 class CacheEndpoints:
     """Questions to the engine, answered between two of its steps."""
 
-    def __init__(self, engine: Engine, config: ServerConfig, lifecycle: Lifecycle) -> None:
+    def __init__(
+        self, engine: Engine, memory: TokenMemory, config: ServerConfig, lifecycle: Lifecycle
+    ) -> None:
         self._engine = engine
+        self._memory = memory
         self._config = config
         self._lifecycle = lifecycle
 
@@ -115,7 +119,8 @@ class CacheEndpoints:
                 param="prompt" if wanted.messages else "messages",
             )
         if wanted.messages is not None:
-            chat = prepare_chat(tokenizer, conversation_of(wanted), SamplingParams())
+            conversation = conversation_of(wanted)
+            chat = prepare_chat(self._memory, namespace, conversation, SamplingParams())
             return _Asked(chat.prompt_ids, namespace, "messages")
         if isinstance(wanted.prompt, str):
             return _Asked(tokenizer.encode(wanted.prompt), namespace, "prompt")
@@ -139,15 +144,32 @@ def _stats_of(stats: CacheStats) -> dict[str, Any]:
             "size_tokens": pages.page_size,
         },
         "prompt_tokens": engine.prompt_tokens,
-        "sources": {
-            "device": engine.cached_tokens - engine.in_flight_tokens,
-            "in_flight": engine.in_flight_tokens,
-            "computed": engine.prompt_tokens - engine.cached_tokens,
-        },
+        "sources": tokens_by_source(engine),
         "hit_rate": engine.cached_tokens / engine.prompt_tokens if engine.prompt_tokens else 0.0,
         "admissions": {cause: engine.admissions.get(cause, 0) for cause in MISS_CAUSES},
         "evicted_pages": engine.evicted_pages,
+        "tiers": None if engine.tiers is None else _tiers_of(engine.tiers),
         "namespaces": stats.num_namespaces,
         "nodes": stats.num_nodes,
         "eviction_policy": stats.eviction_policy,
+    }
+
+
+def _tiers_of(tiers: TierInfo) -> dict[str, Any]:
+    return {
+        "host_pages": {
+            "free": tiers.host_free_pages,
+            "cached": tiers.host_cached_pages,
+            "in_use": tiers.host_in_use_pages,
+            "total": tiers.host_total_pages,
+        },
+        "disk": {
+            "pages": tiers.disk_pages,
+            "bytes": tiers.disk_bytes,
+            "limit_bytes": tiers.disk_limit_bytes,
+        },
+        "loaded_pages": {"host": tiers.host_loaded_pages, "disk": tiers.disk_loaded_pages},
+        "stored_files": tiers.disk_stored_pages,
+        "rejected_files": tiers.rejected_files,
+        "lost_pages": tiers.lost_pages,
     }

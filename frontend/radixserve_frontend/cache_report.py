@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from radixserve.text.tokenizer import Tokenizer
-from radixserve.types import CacheExplanation, CacheReport, MissCause
+from radixserve.types import CacheExplanation, CacheReport, EngineStats, MissCause
 from radixserve_frontend.generation import Generation
 
 NUM_TOKENS_AROUND: Final = 12
@@ -47,11 +47,25 @@ def explanation_of(
     }
 
 
+def tokens_by_source(stats: EngineStats) -> dict[str, int]:
+    """Prompt tokens of all admitted requests, as ``_report`` has those of one."""
+    elsewhere = stats.in_flight_tokens + stats.host_tokens + stats.disk_tokens
+    return {
+        "device": stats.cached_tokens - elsewhere,
+        "host": stats.host_tokens,
+        "disk": stats.disk_tokens,
+        "in_flight": stats.in_flight_tokens,
+        "computed": stats.prompt_tokens - stats.cached_tokens,
+    }
+
+
 def _report(report: CacheReport, prompt: Sequence[int], tokenizer: Tokenizer) -> dict[str, Any]:
     return {
         "prompt_tokens": len(prompt),
         "sources": {
             "device": report.device_tokens,
+            "host": report.host_tokens,
+            "disk": report.disk_tokens,
             "in_flight": report.in_flight_tokens,
             "computed": report.computed_tokens,
         },

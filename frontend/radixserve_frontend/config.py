@@ -79,6 +79,11 @@ class ServerConfig(EngineConfig):
         "ends in .json, else a text file that holds one. How fast they are tells everybody whether "
         "somebody has used them. Default: tenants share nothing.",
     )
+    prefill_ahead: bool = option(
+        True,
+        "Where the chat template shows an answer otherwise than the model gave it (without its "
+        "thinking, say): compute what the next turn begins with while there is nothing else to do.",
+    )
     public_metrics: bool = option(False, "Where there are keys: answer GET /metrics without one.")
     metrics_by_tenant: bool = option(
         False, "Where there are keys: count requests and tokens in /metrics by tenant, too."
@@ -156,6 +161,12 @@ class ServerConfig(EngineConfig):
     response_ttl_s: float = option(
         3600.0, "How long to remember an answer of /v1/responses, in seconds."
     )
+    token_memory_mib: int = option(
+        128,
+        "Memory for the tokens that conversations have been made of, in MiB: so that what clients "
+        "send back as text comes in the very tokens that are cached, and is not tokenized anew in "
+        "every turn. 0 remembers none.",
+    )
     record_trace: str | None = option(
         None,
         "Record when which prompts came, as a Mooncake trace that bench/hit_rate.py replays: "
@@ -177,6 +188,7 @@ class ServerConfig(EngineConfig):
         _check_range("sse_ping_s", self.sse_ping_s, 0.1, 86400)
         _check_range("max_stored_responses", self.max_stored_responses, 0, 10**7)
         _check_range("max_stored_response_tokens", self.max_stored_response_tokens, 1, 2**40)
+        _check_range("token_memory_mib", self.token_memory_mib, 0, 2**20)
         _check_range("response_ttl_s", self.response_ttl_s, 1, 30 * 86400)
         _check_range("max_queued_requests", self.max_queued_requests, 1, 2**31)
         _check_range("max_queued_tokens", self.max_queued_tokens, 1, 2**40)

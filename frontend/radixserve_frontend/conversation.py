@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal
 
 from radixserve.errors import InvalidRequestError
+from radixserve.ids import Namespace
 from radixserve.sampling.grammar import GrammarSpec
 from radixserve.sampling.params import SamplingParams
 from radixserve.text import lark
@@ -31,7 +32,8 @@ from radixserve.text.reasoning import (
     ThinkingParser,
     thinking_after,
 )
-from radixserve.text.tokenizer import ChatPrompt, Tokenizer
+from radixserve.text.token_memory import Tail, TokenMemory
+from radixserve.text.tokenizer import Tokenizer
 from radixserve.text.tool_calls.format import Tool, ToolFormat
 from radixserve_frontend.tool_checks import check_tools
 
@@ -76,6 +78,8 @@ class PreparedChat:
     """A conversation, ready to run."""
 
     prompt_ids: list[int]
+    tail: Tail | None
+    """Of the prompt: what the answer's tokens are learnt behind."""
     params: SamplingParams
     """With the grammar, if there is one."""
     visible_ids: frozenset[int]
@@ -90,24 +94,27 @@ class PreparedChat:
 
 
 def prepare_chat(
-    tokenizer: Tokenizer, conversation: Conversation, params: SamplingParams
+    memory: TokenMemory, namespace: Namespace, conversation: Conversation, params: SamplingParams
 ) -> PreparedChat:
-    """Render and tokenize. *Raises* ``InvalidRequestError``. *Cost*: O(conversation); in a thread.
+    """Render and tokenize; earlier turns come in the tokens that this ``namespace`` has seen them
+    in. *Raises* ``InvalidRequestError``. *Cost*: O(conversation); in a thread.
 
     Errors name fields as OpenAI's chat does ("messages", "tools", "tool_choice",
     "response_format"): a dialect with other names translates ``error.param``.
     """
     check_tools(conversation.tools)
+    tokenizer = memory.tokenizer
     with_tools = bool(conversation.tools)
     formats = tokenizer.chat_formats(with_tools=with_tools)
     tool_format = _tool_format(tokenizer, conversation, formats)
-    prompt = tokenizer.apply_chat_template(
+    text = tokenizer.render_prompt(
         _messages(conversation, formats.tools),
         tools=conversation.tools,
         variables=conversation.template_variables,
         continues_last=conversation.continues_last,
     )
-    thinking = _thinking(conversation, prompt) if formats.thinks else Thinking.CLOSED
+    prompt = memory.encode(namespace, text)
+    thinking = _thinking(conversation, text) if formats.thinks else Thinking.CLOSED
     special_tokens = tokenizer.vocabulary.special_tokens
     calls = None if tool_format is None else _calls(conversation, tool_format, special_tokens)
     grammar = answer_grammar(
@@ -128,6 +135,7 @@ def prepare_chat(
         markers = (*markers, THINK_OPEN, THINK_CLOSE)
     return PreparedChat(
         prompt_ids=prompt.ids,
+        tail=prompt.tail,
         params=params if grammar is None else replace(params, grammar=grammar),
         visible_ids=frozenset(special_tokens[each] for each in markers if each in special_tokens),
         new_parser=new_parser,
@@ -199,13 +207,13 @@ def _with_call_ids(message: Mapping[str, Any], call_id: Callable[[str], str]) ->
     return {**message, **changes} if changes else message
 
 
-def _thinking(conversation: Conversation, prompt: ChatPrompt) -> Thinking:
+def _thinking(conversation: Conversation, prompt: str) -> Thinking:
     if not conversation.continues_last:
-        return thinking_after(prompt.text, None)
+        return thinking_after(prompt, None)
     content = conversation.messages[-1].get("content")
     if isinstance(content, list):
         content = "\n".join(str(part.get("text", "")) for part in content)
-    return thinking_after(prompt.text, content or "")
+    return thinking_after(prompt, content or "")
 
 
 def _calls(

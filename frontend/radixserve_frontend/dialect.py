@@ -15,6 +15,7 @@ from radixserve.engine.interface import TextDelta
 from radixserve.errors import InvalidRequestError, UnknownModelError
 from radixserve_frontend.caller import Caller
 from radixserve_frontend.config import ServerConfig
+from radixserve_frontend.conversation import Conversation
 from radixserve_frontend.generation import Job
 from radixserve_frontend.http_errors import ErrorAnswer
 from radixserve_frontend.openai.schema import GenerationRequest
@@ -68,6 +69,11 @@ class Reply(Protocol):
         """The whole answer, once every delta has been added."""
         ...
 
+    def echo(self) -> Mapping[str, Any] | None:
+        """The complete answer as clients send it back, as one message of ``Conversation``'s form;
+        None if they do not, or if nobody can know how. However the answer was told."""
+        ...
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
@@ -77,6 +83,8 @@ class Prepared:
     reply: Reply
     stream: bool
     cache_report: bool
+    conversation: Conversation | None = None
+    """What the answer goes on, if it does go on a conversation."""
     field_names: Mapping[str, str] = field(default_factory=dict)
     """What this dialect calls the fields that the engine blames ("prompt", "max_tokens")."""
 

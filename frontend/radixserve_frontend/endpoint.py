@@ -19,6 +19,7 @@ from starlette.responses import Response
 
 from radixserve.engine.interface import Engine
 from radixserve.errors import InvalidRequestError, RadixServeError
+from radixserve.text.token_memory import TokenMemory
 from radixserve_frontend.body import in_thread, read_json_body
 from radixserve_frontend.cache_report import cache_report_of
 from radixserve_frontend.caller import caller_of
@@ -28,6 +29,7 @@ from radixserve_frontend.disconnect import run_while_connected
 from radixserve_frontend.generation import Generation
 from radixserve_frontend.http_errors import error_answer, json_response
 from radixserve_frontend.lifecycle import Lifecycle
+from radixserve_frontend.prefill_ahead import PrefillAhead
 from radixserve_frontend.record import RequestRecord, record_of
 from radixserve_frontend.request_log import LoggedAnswer
 from radixserve_frontend.sse import EventStream
@@ -43,15 +45,19 @@ class GenerationEndpoint:
         self,
         dialect: Dialect,
         engine: Engine,
+        memory: TokenMemory,
         config: ServerConfig,
         lifecycle: Lifecycle,
         recorder: TraceRecorder | None,
+        ahead: PrefillAhead | None = None,
     ) -> None:
         self._dialect = dialect
         self._engine = engine
+        self._memory = memory
         self._config = config
         self._lifecycle = lifecycle
         self._recorder = recorder
+        self._ahead = ahead
 
     async def create(self, request: Request) -> Response:
         """Answer one POST. *Raises* what the steps raise; the app turns it into statuses."""
@@ -84,7 +90,7 @@ class GenerationEndpoint:
         if longest_s is not None and (job.deadline_s is None or job.deadline_s > longest_s):
             job = replace(job, deadline_s=longest_s)
         try:
-            return await Generation.start(self._engine, job, record, self._recorder)
+            return await Generation.start(self._engine, job, record, self._memory, self._recorder)
         except InvalidRequestError as error:
             # Blame the field by the name under which the client knows it.
             error.param = prepared.field_names.get(error.param or "", error.param)
@@ -105,7 +111,13 @@ class GenerationEndpoint:
             if logged is not None:
                 logged.end()
             await generation.aclose()
+        self._note_end(prepared)
         return prepared.reply.answer(self._totals(prepared, generation))
+
+    def _note_end(self, prepared: Prepared) -> None:
+        """The answer is complete: what comes next may be made ready."""
+        if self._ahead is not None:
+            self._ahead.note(prepared)
 
     def _totals(self, prepared: Prepared, generation: Generation) -> Totals:
         extras = {}
@@ -151,4 +163,5 @@ class GenerationEndpoint:
         finally:
             if logged is not None:
                 logged.end()
+        self._note_end(prepared)
         yield reply.end(self._totals(prepared, generation))

@@ -21,7 +21,9 @@ from radixserve.engine.interface import Engine, TextDelta, TextStream
 from radixserve.errors import EngineDeadError, ShuttingDownError
 from radixserve.ids import Namespace
 from radixserve.sampling.params import SamplingParams
+from radixserve.text.token_memory import Tail, TokenMemory
 from radixserve.types import CacheHints, CacheReport
+from radixserve_frontend.answer_tokens import AnswerTokens
 from radixserve_frontend.http_errors import GenerationError
 from radixserve_frontend.record import RequestRecord
 from radixserve_frontend.trace_recorder import RecordedPrompt, TraceRecorder
@@ -58,6 +60,8 @@ class Job:
     """Seconds from its start."""
     visible_ids: frozenset[int] = frozenset()
     """Special tokens that are part of the answers' text."""
+    tail: Tail | None = None
+    """Of the only prompt, if its answers are to be learnt."""
 
     @property
     def num_prompt_tokens(self) -> int:
@@ -74,6 +78,7 @@ class Generation:
         job: Job,
         record: RequestRecord,
         recorded: Sequence[RecordedPrompt],
+        tokens: AnswerTokens,
     ) -> None:
         self._engine = engine
         self._streams = streams
@@ -84,6 +89,7 @@ class Generation:
         self._record = record
         self._recorded = recorded
         """By prompt, while the traffic is recorded and this runs; else empty."""
+        self._tokens = tokens
         self.job = job
 
     @classmethod
@@ -92,10 +98,11 @@ class Generation:
         engine: Engine,
         job: Job,
         record: RequestRecord,
+        memory: TokenMemory,
         recorder: TraceRecorder | None = None,
     ) -> "Generation":
-        """Submit every prompt. *Raises* what ``Engine.submit`` raises; then nothing is running, and
-        nothing recorded."""
+        """Submit every prompt; ``memory`` learns the answers. *Raises* what ``Engine.submit``
+        raises; then nothing is running, and nothing recorded."""
         record.prompt_tokens = job.num_prompt_tokens
         streams: list[TextStream] = []
         recorded: list[RecordedPrompt] = []
@@ -120,7 +127,7 @@ class Generation:
         except BaseException:
             await _close_all(streams)
             raise
-        return cls(engine, streams, job, record, recorded)
+        return cls(engine, streams, job, record, recorded, AnswerTokens(memory, job.tail))
 
     @property
     def num_cached_tokens(self) -> int:
@@ -155,6 +162,7 @@ class Generation:
         self._record.queued_s = [
             stream.queued_s for stream in self._streams if stream.queued_s is not None
         ]
+        self._tokens.end()
         recorded, self._recorded = self._recorded, ()
         for prompt in recorded:
             prompt.end()
@@ -167,6 +175,7 @@ class Generation:
         if delta.cache_report is not None:
             self.cache_reports[prompt] = delta.cache_report
         self._record.observe(prompt, delta)
+        self._tokens.add(delta)
         if self._recorded:
             self._recorded[prompt].add(len(delta.token_ids))
         if delta.finish_reason is not None:

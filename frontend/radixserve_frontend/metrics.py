@@ -24,7 +24,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from radixserve.engine.interface import Engine
-from radixserve.types import MISS_CAUSES, REFUSAL_REASONS
+from radixserve.types import MISS_CAUSES, REFUSAL_REASONS, TierInfo
+from radixserve_frontend.cache_report import tokens_by_source
 from radixserve_frontend.key_store import KeyStore
 from radixserve_frontend.record import GAP_BOUNDS_S, Gaps, RequestRecord
 
@@ -210,13 +211,13 @@ class _EngineCollector(Collector):
         yield pages
         sources = CounterMetricFamily(
             "radixserve_prompt_tokens_by_source",
-            "Prompt tokens of admitted requests: held by the cache, computed by another request in "
-            "flight while this one waited, or computed for it.",
+            "Prompt tokens of admitted requests: held by the cache, loaded from host memory or "
+            "files, computed by another request in flight while this one waited, or computed for "
+            "it.",
             labels=["source"],
         )
-        sources.add_metric(["device"], stats.cached_tokens - stats.in_flight_tokens)
-        sources.add_metric(["in_flight"], stats.in_flight_tokens)
-        sources.add_metric(["computed"], stats.prompt_tokens - stats.cached_tokens)
+        for source, num_tokens in tokens_by_source(stats).items():
+            sources.add_metric([source], num_tokens)
         yield sources
         causes = CounterMetricFamily(
             "radixserve_admissions",
@@ -238,6 +239,11 @@ class _EngineCollector(Collector):
             ("prompt_tokens", "Prompt tokens of admitted requests.", stats.prompt_tokens),
             ("cached_tokens", "Those of them that the cache already held.", stats.cached_tokens),
             ("computed_tokens", "Tokens run through the model.", stats.computed_tokens),
+            (
+                "prefilled_tokens",
+                "Those of them that nobody had asked for yet: next turns, computed while idle.",
+                stats.prefilled_tokens,
+            ),
             ("generation_tokens", "Tokens generated.", stats.generated_tokens),
             ("engine_steps", "Forward passes.", stats.num_steps),
             ("num_preemptions", "Times a request gave its pages to another.", stats.preemptions),
@@ -250,3 +256,46 @@ class _EngineCollector(Collector):
             ),
         ):
             yield CounterMetricFamily(f"radixserve_{name}", help_text, value=count)
+        if stats.tiers is not None:
+            yield from _tier_metrics(stats.tiers)
+
+
+def _tier_metrics(tiers: TierInfo) -> Iterator[Metric]:
+    """Only where there are tiers below the KV cache."""
+    pages = GaugeMetricFamily(
+        "radixserve_host_pages",
+        "Pages of the host cache by state: in a transfer just now, kept, or free.",
+        labels=["state"],
+    )
+    pages.add_metric(["in_use"], tiers.host_in_use_pages)
+    pages.add_metric(["cached"], tiers.host_cached_pages)
+    pages.add_metric(["free"], tiers.host_free_pages)
+    yield pages
+    for name, help_text, value in (
+        ("disk_pages", "Pages of this model in the cache directory.", tiers.disk_pages),
+        ("disk_bytes", "Size of all files in the cache directory.", tiers.disk_bytes),
+        ("disk_limit_bytes", "Most that they may take together.", tiers.disk_limit_bytes),
+    ):
+        yield GaugeMetricFamily(f"radixserve_{name}", help_text, value=value)
+    loaded = CounterMetricFamily(
+        "radixserve_loaded_pages",
+        "Pages loaded into the KV cache, by where they came from.",
+        labels=["source"],
+    )
+    loaded.add_metric(["host"], tiers.host_loaded_pages)
+    loaded.add_metric(["disk"], tiers.disk_loaded_pages)
+    yield loaded
+    for name, help_text, count in (
+        ("disk_stored_pages", "Pages written to the cache directory.", tiers.disk_stored_pages),
+        (
+            "rejected_files",
+            "Files of the cache directory that were torn, foreign or damaged, and not used.",
+            tiers.rejected_files,
+        ),
+        (
+            "lost_pages",
+            "Evicted pages that the host cache had no room for.",
+            tiers.lost_pages,
+        ),
+    ):
+        yield CounterMetricFamily(f"radixserve_{name}", help_text, value=count)

@@ -26,6 +26,7 @@ from radixserve.config import DEMO_MODEL
 from radixserve.demo import DEMO_WARNING
 from radixserve.engine.async_engine import AsyncEngine
 from radixserve.errors import ConfigError
+from radixserve.text.template_lint import describe, lint
 from radixserve_frontend.app import create_app
 from radixserve_frontend.banner import banner
 from radixserve_frontend.config import ServerConfig, engine_config
@@ -133,7 +134,10 @@ async def serve(
     try:
         if prompts:
             share_prompts(engine, prompts)
-        app = create_app(engine, config, recorder, keys=keys, tracer=tracer)
+        findings = lint(engine.tokenizer)
+        if findings:
+            logger.warning("%s", describe(findings))
+        app = create_app(engine, config, recorder, keys=keys, tracer=tracer, findings=findings)
         url = url_of(config.host, listener)
         warning = DEMO_WARNING if config.model == DEMO_MODEL else None
         server = DrainingServer(

@@ -11,8 +11,11 @@ from starlette.responses import Response
 
 from radixserve.engine.interface import Engine
 from radixserve.errors import InvalidRequestError
+from radixserve.ids import Namespace
 from radixserve.sampling.params import SamplingParams
+from radixserve.text.token_memory import TokenMemory
 from radixserve_frontend.body import in_thread, read_json_body
+from radixserve_frontend.caller import caller_of
 from radixserve_frontend.config import ServerConfig
 from radixserve_frontend.conversation import prepare_chat
 from radixserve_frontend.dialect import check_model
@@ -44,14 +47,19 @@ class DetokenizeRequest(StrictModel):
 class TokenizingEndpoints:
     """Both ways. Work in proportion to the body, off the event loop."""
 
-    def __init__(self, engine: Engine, config: ServerConfig, lifecycle: Lifecycle) -> None:
+    def __init__(
+        self, engine: Engine, memory: TokenMemory, config: ServerConfig, lifecycle: Lifecycle
+    ) -> None:
         self._engine = engine
+        self._memory = memory
         self._config = config
         self._lifecycle = lifecycle
 
     async def tokenize(self, request: Request) -> Response:
         """*Raises* ``InvalidRequestError``."""
-        return json_response(await in_thread(request, await self._read(request), self._tokenize))
+        namespace = caller_of(request.scope).namespace()
+        body = await self._read(request)
+        return json_response(await in_thread(request, body, self._tokenize, namespace))
 
     async def detokenize(self, request: Request) -> Response:
         """*Raises* ``InvalidRequestError``."""
@@ -61,7 +69,7 @@ class TokenizingEndpoints:
         with self._lifecycle.receiving():
             return await read_json_body(request, self._config.max_body_bytes)
 
-    def _tokenize(self, body: bytes) -> dict[str, Any]:
+    def _tokenize(self, body: bytes, namespace: Namespace) -> dict[str, Any]:
         wanted = validate(TokenizeRequest, decode_json(body))
         self._check_model(wanted.model)
         tokenizer = self._engine.tokenizer
@@ -72,7 +80,8 @@ class TokenizingEndpoints:
             )
         if wanted.messages is not None:
             conversation = conversation_of(wanted)
-            tokens = prepare_chat(tokenizer, conversation, SamplingParams()).prompt_ids
+            chat = prepare_chat(self._memory, namespace, conversation, SamplingParams())
+            tokens = chat.prompt_ids
         else:
             tokens = tokenizer.encode(
                 wanted.prompt or "", add_special_tokens=wanted.add_special_tokens is not False

@@ -62,6 +62,7 @@ class Node:
         "namespace",
         "num_pages",
         "page_hashes",
+        "page_names",
         "parent",
         "record",
         "start",
@@ -92,6 +93,8 @@ class Node:
         """When a lease last let go of it, by the eviction policy's logical clock."""
         self.page_hashes: PageHashes | None = None
         """What has been hashed of the way here, for ``EvictedPrefixes`` alone."""
+        self.page_names: Any = None
+        """What the demoter has named of the way here; nobody else looks."""
         self.record: Any = None
         """What the eviction policy remembers of it; nobody else looks."""
         self.marks: list[Mark] | None = None

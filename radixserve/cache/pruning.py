@@ -1,7 +1,7 @@
 """What leaves the radix tree: leaves trimmed by eviction, subtrees dropped by order.
 
-Whatever goes is told to the policy, to those who watch, and to those who remember what was evicted;
-its pages lose a node each. ``RadixTree.tidy`` mends what is left.
+Whatever goes is told to the policy and to those who watch; what eviction trims also to those who
+remember it or keep it elsewhere. Its pages lose a node each. ``RadixTree.tidy`` mends what is left.
 
 Knows the tree's structure; no leases. Costs: O(what goes), and now and then the children of a
 locked node that has lost one (``_inherit_partial_page``).
@@ -43,6 +43,8 @@ def trim(tree: "RadixTree", leaf: Node, wanted: int) -> None:
             tree.events.removed(leaf, end_depth)
         if tree.evicted is not None:
             tree.evicted.bury(leaf, end_depth)
+        if tree.demoter is not None:
+            tree.demoter.demote(leaf, end_depth)
         tree.policy.trim(leaf, end_depth)
         leaf.truncate(end_depth, num_kept)
         return
@@ -50,6 +52,8 @@ def trim(tree: "RadixTree", leaf: Node, wanted: int) -> None:
         tree.events.removed(leaf, leaf.start)
     if tree.evicted is not None:
         tree.evicted.bury(leaf, leaf.start)
+    if tree.demoter is not None:
+        tree.demoter.demote(leaf, leaf.start)
     tree.policy.trim(leaf, leaf.start)
     tree.policy.remove(leaf)
     parent = leaf.parent

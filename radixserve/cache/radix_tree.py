@@ -54,6 +54,7 @@ Nothing recurses.
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from radixserve.cache.demotion import Demoter
 from radixserve.cache.edge import merge_chain, merges_with_child, split
 from radixserve.cache.events import EventLog
 from radixserve.cache.evicted import EvictedPrefixes
@@ -75,6 +76,7 @@ class RadixTree:
 
     __slots__ = (
         "_roots",
+        "demoter",
         "events",
         "evicted",
         "page_size",
@@ -93,7 +95,8 @@ class RadixTree:
         self.events: EventLog | None = None
         """Told of full pages that come and go, while somebody watches."""
         self.evicted: EvictedPrefixes | None = None
-        """Told of what eviction cuts, if anybody wants to know."""
+        self.demoter: Demoter | None = None
+        """Both told of what eviction cuts, if anybody cares; the second keeps it elsewhere."""
         self.public = PublicPrefixes()
         """What is public just now. Replaced through ``set_public``."""
         self.tenant_edges = TenantEdges()
@@ -236,8 +239,7 @@ class RadixTree:
         return self._insert_below(node, tokens, pages, first, namespace)
 
     def _move_to_root(self, root: Node, namespace: Namespace | None) -> Node:
-        """Move the one lock of a lease that has nothing yet to the root that its tokens, now that
-        more of them are known, hang below."""
+        """Move the one lock of a lease that has nothing yet to the root its tokens hang below."""
         if root.namespace == namespace:
             return root
         other = self._root(namespace)
@@ -333,9 +335,8 @@ class RadixTree:
         return sum(1 for _ in superseded(self._roots.values(), self.page_size, self.pool))
 
     def forget(self, namespace: Namespace) -> int:
-        """Drop every unlocked node of a namespace; returns how many pages became free.
-
-        A page that begins with public tokens may stay, for their sake.
+        """Drop every unlocked node of a namespace; returns how many pages became free. A page that
+        begins with public tokens may stay, for their sake.
 
         *Mutates* topology, pool, policy. *Cost*: O(nodes and pages of the namespace).
         """

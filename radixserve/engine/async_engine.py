@@ -28,6 +28,7 @@ from radixserve.engine.messages import (
     Cleared,
     Explain,
     Explained,
+    PrefillAhead,
     ReadCacheStats,
     SetPublic,
     Step,
@@ -230,6 +231,18 @@ class AsyncEngine:
         """See ``interface.Engine.set_public_prefixes``."""
         checked = [self._intake.check_prompt(prefix) for prefix in prefixes]
         self._supervisor.set_public(SetPublic(checked))
+
+    def prefill_ahead(
+        self,
+        prompt_ids: Sequence[int],
+        *,
+        namespace: Namespace = DEFAULT_NAMESPACE,
+        tenant: str = "",
+    ) -> None:
+        """See ``interface.Engine.prefill_ahead``."""
+        if self._accepting and self._supervisor.is_up:
+            checked = self._intake.check_prompt(prompt_ids)
+            self._supervisor.post(PrefillAhead(checked, namespace, tenant))
 
     async def explain(
         self, prompt_ids: Sequence[int], *, namespace: Namespace = DEFAULT_NAMESPACE

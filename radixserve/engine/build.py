@@ -1,9 +1,13 @@
-"""From settings to an engine core: find the checkpoint, make the runner, size the cache.
+"""From settings to an engine core: find the checkpoint, make the runner, size the cache and what
+lies below it.
 
-The one place where runner, scheduler and cache meet. Cost: reads the weights once.
+The one place where runner, scheduler, cache and tiers meet. Cost: reads the weights once; with
+``cache_dir`` a second time, from the system's page cache, for the fingerprint.
 """
 
+import secrets
 import time
+from pathlib import Path
 
 from radixserve.cache.policies import make_policy
 from radixserve.cache.prefix_cache import PrefixCache
@@ -11,14 +15,23 @@ from radixserve.config import DEMO_MODEL, EngineConfig
 from radixserve.demo import ensure_demo_model
 from radixserve.engine.core import EngineCore
 from radixserve.model.config import ModelConfig
+from radixserve.model.fingerprint import fingerprint
 from radixserve.model.resolve import resolve_model
 from radixserve.runner.make import make_runner
+from radixserve.runner.runner import ModelRunner
 from radixserve.sampling.grammar_compiler import GrammarCompiler
 from radixserve.sampling.token_table import token_table
 from radixserve.scheduler.pacing import Pacer
 from radixserve.scheduler.scheduler import Scheduler
 from radixserve.text.tokenizer import Tokenizer, has_tokenizer
+from radixserve.tiers.costs import Costs
+from radixserve.tiers.disk_tier import DiskTier
+from radixserve.tiers.page_directory import PageDirectory
+from radixserve.tiers.page_names import PageNamer
+from radixserve.tiers.tiers import Tiers
 from radixserve.types import EngineInfo
+
+_GIB = 1 << 30
 
 
 def build_core(config: EngineConfig, *, progress: bool) -> EngineCore:
@@ -41,6 +54,7 @@ def build_core(config: EngineConfig, *, progress: bool) -> EngineCore:
         max_batch_tokens=found.limits.max_batch_tokens,
         max_running=found.limits.max_running,
         enable_prefix_cache=config.enable_prefix_cache,
+        tiers=_make_tiers(config, directory, model_config, runner, cache, progress=progress),
     )
     info = EngineInfo(
         model=config.model,
@@ -55,6 +69,8 @@ def build_core(config: EngineConfig, *, progress: bool) -> EngineCore:
         page_size=found.page_size,
         num_pages=found.num_pages,
         kv_cache_bytes=found.kv_cache_bytes,
+        num_host_pages=found.num_host_pages,
+        cache_dir=config.cache_dir,
         eos_token_ids=list(model_config.eos_token_ids),
         sampling_defaults=model_config.sampling_defaults,
         load_seconds=time.perf_counter() - begun_s,
@@ -66,3 +82,35 @@ def build_core(config: EngineConfig, *, progress: bool) -> EngineCore:
             lambda: token_table(Tokenizer.from_dir(directory), found.vocab_size)
         )
     return EngineCore(info, runner, scheduler, cache, Pacer(config.max_itl_stretch), grammars)
+
+
+def _make_tiers(
+    config: EngineConfig,
+    directory: Path,
+    model_config: ModelConfig,
+    runner: ModelRunner,
+    cache: PrefixCache,
+    *,
+    progress: bool,
+) -> Tiers | None:
+    """What the settings ask for below the device pool; None: nothing."""
+    if runner.host_pages is None:
+        return None
+    buffer, page_size = runner.host_pages.buffer, runner.info.page_size
+    disk = None
+    if config.cache_dir is None:
+        # Nobody outside this process is ever to find its pages.
+        mark = secrets.token_bytes(32)
+    else:
+        mark = fingerprint(
+            directory,
+            model_config,
+            dtype=runner.info.dtype,
+            page_size=page_size,
+            progress=progress,
+        )
+        files = PageDirectory(
+            config.cache_dir, mark, buffer.shape[1], int(config.cache_dir_gib * _GIB)
+        )
+        disk = DiskTier(files, buffer)
+    return Tiers(PageNamer(mark, page_size), buffer, cache.public_prefixes, Costs(page_size), disk)

@@ -40,8 +40,13 @@ from radixserve.types import EngineInfo
 
 logger = logging.getLogger(__name__)
 
-EXIT_TIMEOUT_S = 5.0
-"""How long the process may take to end by itself before it is killed."""
+EXIT_TIMEOUT_S = 10.0
+"""How long the process may take to end by itself before it is killed: more than it may spend on
+keeping pages on disk (``core.CLOSE_S``) and on its last messages."""
+
+KILL_TIMEOUT_S = 5.0
+"""How long a killed process is waited for. One that the system cannot end now, since a disk or a
+device does not answer it, must not keep the server from ending."""
 
 ENGINE_MODULE = "radixserve.engine.process"
 """What the process runs."""
@@ -175,7 +180,10 @@ class EngineClient:
         except TimeoutError:
             logger.warning("the engine process did not end in %.0f s: killed", EXIT_TIMEOUT_S)
             self.kill("it did not end")
-            await self._process.wait()
+            try:
+                await asyncio.wait_for(self._process.wait(), KILL_TIMEOUT_S)
+            except TimeoutError:
+                logger.error("the engine process %d cannot be ended: left behind", self.pid)
         finally:
             # Also if nobody has the time to wait: a process that hangs must not be left behind.
             self.kill("nobody waits for its end")

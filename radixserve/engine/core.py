@@ -18,6 +18,9 @@ n + 1 is planned and launched while step n runs, and the device never waits for 
 
 Results are taken in, errors told, in the order of the launches. Between two calls of ``step``
 anything may be called, whatever is in flight.
+
+Tiers, if the scheduler has any: the core tells their costs what steps take, bounds by them what a
+step moves, and knows when all that could go on waits for the disk (``can_step``).
 """
 
 import logging
@@ -25,18 +28,21 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Final, Protocol
 
 import numpy as np
 
 from radixserve.cache.prefix_cache import PrefixCache
+from radixserve.engine.bell import Bell
 from radixserve.engine.grammar_stage import GrammarStage
+from radixserve.engine.step_times import StepTimes
 from radixserve.errors import DeviceLostError, InvalidRequestError
 from radixserve.ids import DEFAULT_NAMESPACE, Namespace, RequestId
 from radixserve.sampling.grammar_compiler import GrammarCompiler
 from radixserve.scheduler.pacing import Pacer
 from radixserve.scheduler.plan import StepPlan, StepResult
 from radixserve.scheduler.scheduler import Scheduler
+from radixserve.tiers.tiers import Tiers
 from radixserve.types import (
     CacheEvent,
     CacheExplanation,
@@ -49,6 +55,9 @@ from radixserve.types import (
 )
 
 logger = logging.getLogger(__name__)
+
+CLOSE_S: Final = 2.0
+"""How long closing may take for what is to be kept on disk."""
 
 
 class Launched(Protocol):
@@ -100,8 +109,10 @@ class EngineCore:
         self.info = info
         self._runner = runner
         self._scheduler = scheduler
+        self._tiers = scheduler.tiers
         self._cache = cache
-        self._pacer = pacer
+        costs = None if self._tiers is None else self._tiers.costs
+        self._times = StepTimes(pacer, costs, info.page_size)
         self.grammars = GrammarCompiler(_no_tokens) if grammars is None else grammars
         """Compiles grammars: also for who would check one before it is submitted."""
         self._compiling = GrammarStage(self.grammars)
@@ -110,6 +121,13 @@ class EngineCore:
         """When the last step ended, by the monotonic clock; rather, when the host noticed."""
         self._is_interrupted = False
         """Whether ``step`` was left by an interrupt, which is no ``Exception``."""
+        self._is_closed = False
+        self._is_stalled = False
+        """Whether nothing can be planned until the disk has read something, or somebody comes."""
+        self._bell = Bell()
+        self._compiling.on_done = self._bell.ring
+        if self._tiers is not None:
+            self._tiers.on_news = self._bell.ring
         self.admitted: list[RequestId] = []
         """Who left the queue for the first time in the last ``step``."""
 
@@ -123,11 +141,14 @@ class EngineCore:
             constraint = self._compiling.add(request)
             if constraint is None:
                 return
+        self._is_stalled = False
         self._scheduler.add(request, constraint)
 
     def abort(self, request_id: RequestId, index: int | None = None) -> list[TokenDelta]:
         """End a request, or one of its choices, now. Unknown or ended ids are ignored."""
         deltas = self._recover()
+        # Somebody else may get what it has held.
+        self._is_stalled = False
         return (
             deltas
             + self._compiling.abort(request_id, index)
@@ -141,19 +162,28 @@ class EngineCore:
 
     @property
     def can_step(self) -> bool:
-        """Whether ``step`` would do anything else than wait for a grammar. Where it would not,
-        ``call_when_compiled`` says when to ask again."""
-        return self._scheduler.has_work or self._compiling.has_done
+        """Whether ``step`` would do anything else than wait, for a grammar or for the disk. Where
+        it would not, ``call_when_ready`` says when to ask again.
 
-    def call_when_compiled(self, wake: Callable[[], None]) -> None:
-        """Have ``wake`` called, by another thread, whenever a grammar has been compiled or has
-        failed to."""
-        self._compiling.on_done = wake
+        May be true without ``has_work``: there is always something to keep on disk, or to compute
+        that nobody has asked for yet.
+        """
+        if len(self._scheduler.ahead) and not self._scheduler.has_work:
+            return True
+        if self._compiling.has_done or (self._scheduler.has_work and not self._is_stalled):
+            return True
+        return self._tiers is not None and (self._tiers.has_news or self._tiers.has_chores)
+
+    def call_when_ready(self, wake: Callable[[], None]) -> None:
+        """Have ``wake`` called, by another thread, whenever ``can_step`` may have come true
+        without a call of anybody: a grammar has been compiled or has failed to, a file was read or
+        written."""
+        self._bell.on_ring = wake
 
     def step(self) -> list[TokenDelta]:
         """Launch a step, if one can be planned, and take in the oldest one in flight, if there is
         no room for more or was nothing to plan. If all requests wait for their grammars to be
-        compiled, first wait for one of these.
+        compiled, or for the disk, first wait for one of these.
 
         Returns what it added to each choice: empty if there was nothing to do, and also if all that
         it did was to launch.
@@ -162,6 +192,8 @@ class EngineCore:
         engine and all other requests go on. *Raises* ``DeviceLostError``: then nothing does.
         """
         deltas = self._recover()
+        if self.has_work and not self.can_step:
+            self._bell.wait_until(lambda: self.can_step)
         # Also what was compiled for nobody, its request having been aborted, is to be taken: it
         # would keep `can_step` true.
         if self._compiling or self._compiling.has_done:
@@ -179,9 +211,9 @@ class EngineCore:
 
     def _take_compiled(self) -> list[TokenDelta]:
         """Queue those whose grammars are compiled. Returns the ends of those whose are not."""
-        if not self._scheduler.has_work:
-            self._compiling.wait()
         ready, failed = self._compiling.take()
+        if ready:
+            self._is_stalled = False
         for one in ready:
             self._scheduler.add(one.request, one.constraint)
         return failed
@@ -196,9 +228,13 @@ class EngineCore:
     def _step(self) -> list[TokenDelta]:
         self.admitted = []
         if self._has_room():
-            plan = self._scheduler.schedule(max_chunk_tokens=self._pacer.max_chunk_tokens())
+            plan = self._scheduler.schedule(
+                max_chunk_tokens=self._times.max_chunk_tokens(),
+                max_moved_pages=self._times.max_moved_pages(),
+            )
             self.admitted = self._scheduler.admitted
-            if plan.rows:
+            self._is_stalled = plan.is_empty and not self._in_flight and self._scheduler.has_work
+            if not plan.is_empty:
                 failed = self._launch(plan)
                 if failed is not None:
                     return failed
@@ -246,10 +282,7 @@ class EngineCore:
         self._last_end_s = time.perf_counter()
         if failure is not None:
             return self._scheduler.fail(plan, failure)
-        num_streams = sum(row.num_scheduled_tokens == 1 for row in plan.rows)
-        self._pacer.observe(
-            num_streams, plan.num_scheduled_tokens - num_streams, self._last_end_s - begun_s
-        )
+        self._times.observe(plan, result, self._last_end_s - begun_s)
         return self._scheduler.update(plan, result)
 
     def stats(self) -> EngineStats:
@@ -270,14 +303,52 @@ class EngineCore:
         """Drop every page, of one namespace or all, that no running request uses. Returns how many
         became free.
 
-        A step in flight is done no harm (``cache/prefix_cache.py``)."""
-        return self._cache.clear(namespace)
+        The tiers below forget them too. A step in flight is done no harm
+        (``cache/prefix_cache.py``)."""
+        self._scheduler.ahead.forget(namespace)
+        num_freed = self._cache.clear(namespace)
+        if self._tiers is not None:
+            self._tiers.clear(namespace)
+            self._is_stalled = False
+        return num_freed
+
+    def close(self) -> None:
+        """End: what runs is aborted, and what was computed is kept on disk, if there is one, as far
+        as ``CLOSE_S`` seconds suffice. Nothing may be called afterwards but this, which then does
+        nothing. Without tiers there is nothing to end."""
+        if self._tiers is None or self._is_closed:
+            return
+        self._is_closed = True
+        try:
+            self._flush(self._tiers, time.perf_counter() + CLOSE_S)
+        except Exception:
+            logger.exception("not all that was computed last is kept on disk")
+        finally:
+            self._tiers.close()
+
+    def _flush(self, tiers: Tiers, end_s: float) -> None:
+        """Let steps copy to the host tier what is to be kept, and threads write it to disk."""
+        self._recover()
+        self._scheduler.abort_all()
+        while (left_s := end_s - time.perf_counter()) > 0:
+            if self._in_flight or tiers.has_chores or tiers.has_news:
+                self._step()
+            elif not tiers.wait(left_s):
+                return
 
     def set_public_prefixes(self, prefixes: Sequence[Sequence[int]]) -> None:
         """Let every namespace share these token ids, which intake has checked, and no others:
         ``PrefixCache.set_public``. For requests that are added later."""
         arrays = [np.asarray(prefix, dtype=np.int32) for prefix in prefixes]
         self._scheduler.set_public(arrays)
+
+    def prefill_ahead(
+        self, prompt_ids: Sequence[int], namespace: Namespace = DEFAULT_NAMESPACE, tenant: str = ""
+    ) -> None:
+        """Compute a prefix, which intake has checked, when nobody waits or runs:
+        ``scheduler/ahead.py``. Until then ``can_step`` is true, and ``has_work`` is not."""
+        tokens = np.asarray(prompt_ids, dtype=np.int32)
+        self._scheduler.ahead.add(namespace, tokens, tenant)
 
     def cache_stats(self) -> CacheStats:
         """All figures of the cache. *Cost*: O(nodes of the tree)."""

@@ -7,17 +7,28 @@ empty engine until it has spoken.
 from dataclasses import replace
 from typing import Final
 
-from radixserve.types import CacheInfo, EngineInfo, EngineStats
+from radixserve.types import CacheInfo, EngineInfo, EngineStats, TierInfo
 
 _COUNTERS: Final = (
     "num_steps",
     "prompt_tokens",
     "cached_tokens",
     "in_flight_tokens",
+    "host_tokens",
+    "disk_tokens",
     "computed_tokens",
+    "prefilled_tokens",
     "generated_tokens",
     "preemptions",
     "evicted_pages",
+)
+
+_TIER_COUNTERS: Final = (
+    "host_loaded_pages",
+    "disk_loaded_pages",
+    "disk_stored_pages",
+    "rejected_files",
+    "lost_pages",
 )
 
 
@@ -35,6 +46,7 @@ class Figures:
                 total_pages=info.num_pages,
                 page_size=info.page_size,
             ),
+            tiers=_empty_tiers(info),
         )
         self._before = self._empty
         self._latest = self._empty
@@ -59,4 +71,21 @@ def _sum(before: EngineStats, latest: EngineStats) -> EngineStats:
     admissions = {
         cause: before.admissions.get(cause, 0) + latest.admissions.get(cause, 0) for cause in causes
     }
-    return replace(latest, admissions=admissions, **counts)
+    tiers = latest.tiers
+    if tiers is not None and before.tiers is not None:
+        tiers = replace(
+            tiers,
+            **{name: getattr(before.tiers, name) + getattr(tiers, name) for name in _TIER_COUNTERS},
+        )
+    return replace(latest, admissions=admissions, tiers=tiers, **counts)
+
+
+def _empty_tiers(info: EngineInfo) -> TierInfo | None:
+    if not info.num_host_pages:
+        return None
+    return TierInfo(
+        host_free_pages=info.num_host_pages,
+        host_cached_pages=0,
+        host_in_use_pages=0,
+        host_total_pages=info.num_host_pages,
+    )

@@ -49,8 +49,6 @@ class GrammarStage:
         self._compiler = compiler
         self._waiting: dict[RequestId, tuple[EngineRequest, object]] = {}
         self._done: queue.SimpleQueue[_Done] = queue.SimpleQueue()
-        self._next: _Done | None = None
-        """Taken out of ``_done`` by ``wait``."""
         self.on_done: Callable[[], None] = _nobody
 
     def __len__(self) -> int:
@@ -62,7 +60,7 @@ class GrammarStage:
     @property
     def has_done(self) -> bool:
         """Whether ``take`` may find anything."""
-        return self._next is not None or not self._done.empty()
+        return not self._done.empty()
 
     def add(self, request: EngineRequest) -> Constraint | None:
         """Begin to compile the grammar of a request, which has one. If it is compiled already, the
@@ -77,17 +75,12 @@ class GrammarStage:
         compiling.add_done_callback(lambda done: self._compiled(request_id, token, done))
         return None
 
-    def wait(self) -> None:
-        """Wait until one is done, if somebody waits for any."""
-        if self._waiting and self._next is None:
-            self._next = self._done.get()
-
     def take(self) -> tuple[list[Ready], list[TokenDelta]]:
         """Those that are done: ready to be scheduled, or ended by an error."""
         ready: list[Ready] = []
         failed: list[TokenDelta] = []
         while self.has_done:
-            done, self._next = self._next or self._done.get(), None
+            done = self._done.get()
             request, token = self._waiting.get(done.request_id, (None, None))
             if request is None or token is not done.token:
                 # Aborted meanwhile.

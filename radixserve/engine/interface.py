@@ -153,6 +153,20 @@ class Engine(Protocol):
         """
         ...
 
+    def prefill_ahead(
+        self,
+        prompt_ids: Sequence[int],
+        *,
+        namespace: Namespace = DEFAULT_NAMESPACE,
+        tenant: str = "",
+    ) -> None:
+        """Have a prefix computed while the engine has nothing else to do: a prompt of the
+        namespace will begin with it soon. Best effort; ignored while the engine drains or restarts.
+
+        Never waits. *Raises* ``InvalidRequestError`` for ids that no prompt could begin with.
+        """
+        ...
+
     async def explain(
         self, prompt_ids: Sequence[int], *, namespace: Namespace = DEFAULT_NAMESPACE
     ) -> CacheExplanation:

@@ -1,7 +1,7 @@
 """What the engine process and its client say to each other, and how it is put into bytes.
 
-To the engine: ``Submit``, ``Abort``, ``WatchCache``, ``SetPublic``, ``Ask``, ``Ping``. From it:
-``Ready`` or ``Failed`` once, then a ``Step`` after each step, an ``Answer`` to each question, a
+To the engine: ``Submit``, ``Abort``, ``WatchCache``, ``SetPublic``, ``PrefillAhead``, ``Ask``,
+``Ping``. From it: ``Ready`` or ``Failed`` once, then a ``Step`` after each step, an ``Answer`` to each question, a
 ``Pong`` to each ``Ping``, and ``CacheEvents`` while it is told to. MessagePack by msgspec, typed on
 both ends: a message that does not fit its type is refused by the decoder, never half understood.
 """
@@ -44,6 +44,16 @@ class SetPublic(msgspec.Struct, frozen=True, tag=True):
     """Let every namespace share these prefixes, and no others; for what is submitted later."""
 
     prefixes: list[list[int]]
+
+
+class PrefillAhead(msgspec.Struct, frozen=True, tag=True):
+    """Compute this prefix, which intake has checked, when nothing else is to be done, or never.
+    Nobody waits for it: there is no reply, and another process is not told of it."""
+
+    prompt_ids: list[int]
+    namespace: Namespace
+    tenant: str = ""
+    """On whose account: tenants take turns."""
 
 
 class Explain(msgspec.Struct, frozen=True, tag=True):
@@ -150,7 +160,7 @@ class Pong(msgspec.Struct, frozen=True, tag=True):
     """Answers ``Ping``."""
 
 
-ToEngine = Submit | Abort | WatchCache | SetPublic | Ask | Ping
+ToEngine = Submit | Abort | WatchCache | SetPublic | PrefillAhead | Ask | Ping
 FromEngine = Ready | Failed | Step | CacheEvents | WatchFailed | Answer | Pong
 
 _encoder = msgspec.msgpack.Encoder()

@@ -5,12 +5,16 @@ process reads its settings (one line of JSON) from standard input, loads the mod
 client's socket, and then alternates between messages and steps:
 
     drain messages -> step -> send what it added -> drain messages -> ...      (while there is work)
-    wait for a message, or for a grammar that a thread compiles                (while there is none)
+    wait for a message, or for what a thread does: grammars, files             (while there is none)
+
+A step may also be a chore: what was computed is copied to where the disk's threads write it. These
+are done while there is nothing else, one by one, so that a message never waits for more than one.
 
 Standard input stays open as long as the client lives; its end means that nobody is left to serve,
-and the process ends, however the client died. Signals that ask to stop may reach every process at
-once (a terminal's interrupt, a service manager's SIGTERM); they are the client's to answer, since
-it drains first. Nothing here knows text or HTTP.
+and the process ends, however the client died: it first keeps on disk, for some two seconds, what it
+can (``EngineCore.close``). Signals that ask to stop may reach every process at once (a terminal's
+interrupt, a service manager's SIGTERM); they are the client's to answer, since it drains first.
+Nothing here knows text or HTTP.
 """
 
 import gc
@@ -34,6 +38,7 @@ from radixserve.engine.messages import (
     NotAnswered,
     Ping,
     Pong,
+    PrefillAhead,
     Question,
     Ready,
     Reply,
@@ -80,9 +85,14 @@ def main() -> int:
         # Not before: while the model loads there is nothing to drain.
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         _send(socket, Ready(core.info))
+        stats = core.stats()
+        if stats.tiers is not None:
+            # What the directory holds shows before anybody has asked for any of it.
+            _send(socket, Step([], stats, []))
         with Wake() as wake:
-            core.call_when_compiled(wake.ring)
+            core.call_when_ready(wake.ring)
             _serve(core, socket, wake)
+            core.close()
     return 0
 
 
@@ -103,11 +113,12 @@ def _serve(core: EngineCore, socket: "zmq.Socket[bytes]", wake: Wake) -> None:
         if wake.fd in ready:
             wake.clear()
         had_work, can_step = core.has_work, core.can_step
-        # Otherwise it would wait for grammars, and not hear messages.
+        # Otherwise it would wait for a thread, and not hear messages.
         if can_step:
             deltas += core.step()
-        # Also without deltas: the figures must not stand still while a long prompt is computed.
-        if had_work or deltas:
+        # Also without deltas: the figures must not stand still while a long prompt is computed, or
+        # while pages go to the disk.
+        if had_work or can_step or deltas:
             _send(socket, Step(deltas, core.stats(), core.admitted if can_step else []))
         _send_cache_events(core, socket)
 
@@ -133,6 +144,8 @@ def _drain(core: EngineCore, socket: "zmq.Socket[bytes]") -> list[TokenDelta]:
                 _send(socket, _watch(core, number))
             case SetPublic(prefixes):
                 core.set_public_prefixes(prefixes)
+            case PrefillAhead(prompt_ids, namespace, tenant):
+                core.prefill_ahead(prompt_ids, namespace, tenant)
             case Ask(number, question):
                 _send(socket, Answer(number, _reply(core, question)))
             case Ping():

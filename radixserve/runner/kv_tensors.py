@@ -47,19 +47,20 @@ class KVTensors:
         ``use_kernel``: pages are copied by the Triton kernel, which must run on that device.
         """
         shape = (num_layers, 2, num_pages, page_size, num_kv_heads, head_dim)
-        self._storage = torch.empty(shape, dtype=dtype, device=transfer.device)
+        self.storage = torch.empty(shape, dtype=dtype, device=transfer.device)
+        """[num_layers, 2, num_pages, page_size, num_kv_heads, head_dim]."""
         self._transfer = transfer
         self._copy = _copy_kernel() if use_kernel else page_copy_reference
         self.num_pages = num_pages
         self.page_size = page_size
         self.layers: tuple[tuple[torch.Tensor, torch.Tensor], ...] = tuple(
-            (layer[0], layer[1]) for layer in self._storage
+            (layer[0], layer[1]) for layer in self.storage
         )
         """Per layer: keys and values, views of the storage."""
 
     @property
     def num_bytes(self) -> int:
-        return self._storage.nbytes
+        return self.storage.nbytes
 
     def copy_pages(self, copies: Sequence[PageCopy]) -> None:
         """Perform a step's page copies, in all layers, without waiting for the device.
@@ -75,7 +76,7 @@ class KVTensors:
         distinct = set(targets.tolist())
         assert len(distinct) == len(copies), f"a page is the target of two copies: {copies}"
         assert distinct.isdisjoint(sources.tolist()), f"a page is source and target: {copies}"
-        self._copy(self._storage, *self._transfer.put(sources, targets))
+        self._copy(self.storage, *self._transfer.put(sources, targets))
 
 
 def _copy_kernel() -> Callable[[torch.Tensor, torch.Tensor, torch.Tensor], None]:

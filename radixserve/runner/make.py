@@ -11,7 +11,7 @@ from radixserve.config import EngineConfig
 from radixserve.device.choose import resolve_device, resolve_dtype
 from radixserve.device.transfer import make_transfer
 from radixserve.errors import ConfigError
-from radixserve.memory import DEFAULT_SHARE, available_bytes, pages_for
+from radixserve.memory import DEFAULT_SHARE, available_bytes, host_pages_for, pages_for
 from radixserve.model.causal_lm import CausalLM, attention_shape
 from radixserve.model.config import ModelConfig
 from radixserve.model.layout import count_parameters, weight_bytes
@@ -19,6 +19,7 @@ from radixserve.model.loading import load_model
 from radixserve.model.ops import LayerOps
 from radixserve.model.torch_ops import TorchOps
 from radixserve.runner.graphs import CudaRecorder, graph_sizes
+from radixserve.runner.host_pages import HostPages
 from radixserve.runner.kv_tensors import KVTensors, bytes_per_page
 from radixserve.runner.runner import ModelRunner, RunnerInfo
 from radixserve.runner.sizing import SHARE, CudaMemory, available_for_pages
@@ -42,7 +43,7 @@ def make_runner(
     *Mutates* torch's number of threads, if ``config.num_threads`` is set.
     *Raises* ``ModelError`` for the checkpoint, ``ConfigError`` for a setting that does not fit
     it or this machine.
-    *Cost*: reads the weights once; reserves the KV cache's memory.
+    *Cost*: reads the weights once; reserves the memory of the KV cache and of the host tier.
     """
     if config.num_threads is not None:
         torch.set_num_threads(config.num_threads)
@@ -72,7 +73,8 @@ def make_runner(
 def assemble_runner(config: EngineConfig, model: CausalLM, *, progress: bool = True) -> ModelRunner:
     """A runner for a model that is on its device already.
 
-    *Raises* ``ConfigError``. *Cost*: reserves the KV cache's memory, runs a few steps.
+    *Raises* ``ConfigError``. *Cost*: reserves the memory of the KV cache and of the host tier, runs
+    a few steps.
     """
     device, model_config = model.device, model.config
     transfer = make_transfer(device)
@@ -91,6 +93,13 @@ def assemble_runner(config: EngineConfig, model: CausalLM, *, progress: bool = T
         dtype=model.dtype,
     )
     # Only now: what the weights took is no longer available.
+    host_bytes = available_bytes()
+    num_host_pages = host_pages_for(
+        config,
+        page_bytes=page_bytes,
+        available=host_bytes,
+        takes_kv_cache=device.type == "cpu",
+    )
     if device.type == "cuda":
         available = available_for_pages(
             CudaMemory(device),
@@ -104,7 +113,8 @@ def assemble_runner(config: EngineConfig, model: CausalLM, *, progress: bool = T
         )
         share = SHARE
     else:
-        available, share = available_bytes(), DEFAULT_SHARE
+        # What the host tier takes is not there for the pool.
+        available, share = host_bytes - num_host_pages * page_bytes, DEFAULT_SHARE
     num_pages = pages_for(
         config,
         page_bytes=page_bytes,
@@ -129,6 +139,7 @@ def assemble_runner(config: EngineConfig, model: CausalLM, *, progress: bool = T
             f"the KV cache, {num_pages} pages of {page_bytes} bytes, cannot be had from this "
             "machine; lower num_pages or kv_cache_gib"
         ) from error
+    host_pages = HostPages(num_host_pages, kv, transfer) if num_host_pages else None
     info = RunnerInfo(
         architecture=model_config.architecture,
         num_parameters=count_parameters(model_config),
@@ -140,6 +151,7 @@ def assemble_runner(config: EngineConfig, model: CausalLM, *, progress: bool = T
         page_size=config.page_size,
         num_pages=num_pages,
         kv_cache_bytes=kv.num_bytes,
+        num_host_pages=num_host_pages,
         limits=limits,
     )
     runner = ModelRunner(
@@ -150,6 +162,7 @@ def assemble_runner(config: EngineConfig, model: CausalLM, *, progress: bool = T
         sampler,
         transfer,
         info,
+        host_pages=host_pages,
         max_in_flight=IN_FLIGHT_ON_A_GPU if device.type == "cuda" else 1,
     )
     longest = min(num_pages * config.page_size, model.max_model_len)

@@ -1,4 +1,4 @@
-"""Performs a planned step: page copies, one forward pass, one sampling.
+"""Performs a planned step: moves between tiers, page copies, one forward pass, one sampling.
 
     launch(plan)   queues all of it on the device and returns
     wait()         the tokens that it sampled, when they are there
@@ -31,6 +31,7 @@ from radixserve.model.ops import LayerOps
 from radixserve.request import Request
 from radixserve.runner.batch import BatchBuilder, BatchRow
 from radixserve.runner.graphs import DecodeGraphs, Recorder
+from radixserve.runner.host_pages import NOTHING_MOVED, HostPages, Moving
 from radixserve.runner.kv_tensors import KVTensors
 from radixserve.sampling.noise import choice_seed
 from radixserve.sampling.row import SampleRow
@@ -54,6 +55,8 @@ class RunnerInfo:
     page_size: int
     num_pages: int
     kv_cache_bytes: int
+    num_host_pages: int = 0
+    """Pages in the host tier; 0: there is none."""
     limits: BatchLimits
 
 
@@ -66,20 +69,24 @@ class LaunchedStep:
         samples: Samples | None,
         scores: Scores | None,
         end: Fetch,
+        moving: Moving,
     ) -> None:
         self._rows = rows
         self._samples = samples
         self._scores = scores
         self._end = end
+        self._moving = moving
 
     def wait(self) -> StepResult:
-        """What the step sampled. Blocks until the step has run, also where it sampled nothing:
-        whoever launches must not run away from the device. *Raises* ``DeviceLostError``."""
+        """What the step sampled. Blocks until the step has run and its moves are done, also where
+        it sampled nothing: whoever launches must not run away from the device. *Raises*
+        ``DeviceLostError``."""
         with losing_device():
             self._end.wait()
+            moved_s = self._moving.wait()
             sampled = self._samples.wait() if self._samples is not None else []
             scores = self._scores.wait() if self._scores is not None else []
-        return StepResult(_by_row(self._rows, sampled), _scores_by_row(self._rows, scores))
+        return StepResult(_by_row(self._rows, sampled), _scores_by_row(self._rows, scores), moved_s)
 
 
 class ModelRunner:
@@ -95,9 +102,12 @@ class ModelRunner:
         transfer: Transfer,
         info: RunnerInfo,
         *,
+        host_pages: HostPages | None = None,
         max_in_flight: int = 1,
     ) -> None:
+        """Without ``host_pages`` no plan may have moves."""
         self.info = info
+        self.host_pages = host_pages
         self.max_in_flight = max_in_flight
         """How many steps may be launched before the first of them is waited for."""
         self._model = model
@@ -110,37 +120,56 @@ class ModelRunner:
         self._graphs: DecodeGraphs | None = None
         self._sampled: torch.Tensor | None = None
         self._pending: dict[Request, int] = {}
-        """Whose token is where in ``_sampled``: of the last step launched."""
+        """Whose token is where in ``_sampled``: of the last step launched that had rows."""
 
     def launch(self, plan: StepPlan) -> LaunchedStep:
-        """Queue one step. Its plan has at least one row.
+        """Queue one step. Its plan has rows, or moves, or both.
 
-        *Mutates* the KV tensors: first the targets of ``plan.copies``, then the slots of the rows'
-        tokens. *Raises* ``DeviceLostError``.
+        *Mutates* the slots and pages that ``plan.moves`` go to, then the targets of ``plan.copies``
+        and the slots of the rows' tokens. *Raises* ``DeviceLostError``.
         """
         with losing_device(), torch.inference_mode():
-            self._kv.copy_pages(plan.copies)
-            built = self._batches.build([self._batch_row(row) for row in plan.rows])
-            built.fill_in(self._sampled)
-            score_rows = _score_rows(plan.rows)
-            hidden = self._forward(built.batch, by_recording=not score_rows)
-            sample_rows = self._sample_rows(plan.rows)
-            num_sampled = sum(row.num_samples > 0 for row in plan.rows)
-            samples = scores = None
-            if sample_rows:
-                logits = self._model.logits(hidden[:num_sampled])
-                samples = self._sampler.launch(logits, sample_rows, self._sampled)
-            if score_rows:
-                scores = launch_scores(
-                    hidden[num_sampled:],
-                    self._model.logits,
-                    score_rows,
-                    self._transfer,
-                    vocab_size=self.info.vocab_size,
-                )
+            moving = self._move(plan)
+            if not plan.rows:
+                assert not plan.copies, "copies go with the rows of their leases"
+                # What the last step sampled stays pending: this one samples nothing.
+                return LaunchedStep((), None, None, self._transfer.fetch(), moving)
+            try:
+                return self._launch_rows(plan, moving)
+            except BaseException:
+                # Whoever is told that the step has failed takes its slots for free.
+                moving.wait()
+                raise
+
+    def _move(self, plan: StepPlan) -> Moving:
+        if self.host_pages is None:
+            assert not plan.moves, f"moves, and no host pages: {plan.moves}"
+            return NOTHING_MOVED
+        return self.host_pages.perform(plan.moves)
+
+    def _launch_rows(self, plan: StepPlan, moving: Moving) -> LaunchedStep:
+        self._kv.copy_pages(plan.copies)
+        built = self._batches.build([self._batch_row(row) for row in plan.rows])
+        built.fill_in(self._sampled)
+        score_rows = _score_rows(plan.rows)
+        hidden = self._forward(built.batch, by_recording=not score_rows)
+        sample_rows = self._sample_rows(plan.rows)
+        num_sampled = sum(row.num_samples > 0 for row in plan.rows)
+        samples = scores = None
+        if sample_rows:
+            logits = self._model.logits(hidden[:num_sampled])
+            samples = self._sampler.launch(logits, sample_rows, self._sampled)
+        if score_rows:
+            scores = launch_scores(
+                hidden[num_sampled:],
+                self._model.logits,
+                score_rows,
+                self._transfer,
+                vocab_size=self.info.vocab_size,
+            )
         self._sampled = samples.token_ids if samples is not None else None
         self._pending = _pending_tokens(plan.rows)
-        return LaunchedStep(plan.rows, samples, scores, self._transfer.fetch())
+        return LaunchedStep(plan.rows, samples, scores, self._transfer.fetch(), moving)
 
     def run(self, plan: StepPlan) -> StepResult:
         """Launch a step and wait for it."""

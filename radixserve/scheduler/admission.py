@@ -17,6 +17,7 @@ from radixserve.errors import OutOfPagesError
 from radixserve.ids import Namespace, RequestId, TokenArray
 from radixserve.request import Request, Status
 from radixserve.scheduler.fair_queue import FairQueue
+from radixserve.scheduler.loads import NOTHING_LOADED, Loaded, Loads
 from radixserve.scheduler.policy import MAX_PASSED_OVER, MAX_PROBES, NUM_REFRESHED
 from radixserve.scheduler.producers import Producers
 from radixserve.scheduler.running import Running
@@ -32,6 +33,7 @@ class Admission:
         waiting: FairQueue,
         producers: Producers,
         running: Running,
+        loads: Loads,
         *,
         max_running: int,
         enable_prefix_cache: bool = True,
@@ -40,12 +42,18 @@ class Admission:
         self._waiting = waiting
         self._producers = producers
         self._running = running
+        self._loads = loads
+        loads.on_loaded = self._loaded
         self._max_running = max_running
         self._enable_prefix_cache = enable_prefix_cache
         self.prompt_tokens = 0
         """Prompt tokens of all requests at their first admission, since start."""
         self.cached_tokens = 0
-        """Those of them that the tree held."""
+        """Those of them that the tree held, or the tiers below."""
+        self.host_tokens = 0
+        """Those of these that were loaded from host memory."""
+        self.disk_tokens = 0
+        """Those of these that were loaded from files."""
         self.in_flight_tokens = 0
         """Those of these that were computed while the request waited for them."""
         self.causes: Counter[MissCause] = Counter()
@@ -108,11 +116,15 @@ class Admission:
         # A match that ends inside a page keeps that page and a copy of it: one more page than the
         # tokens need. Whoever needs the whole pool to finish cannot have it.
         whole_pages_only = self._num_pages(request.max_total_tokens) >= cache.total_pages
+        # A page of which the tree holds the beginning may be loaded as a whole.
+        below = self._loads.find(request, num_cached_tokens)
         finding: Finding | None = None
         if request.num_cached_tokens is None:
             # Before `acquire`: to make room it may evict what would have shown the cause.
             finding = self._explain(
-                request.namespace, request.matchable_ids, whole_pages_only=whole_pages_only
+                request.namespace,
+                request.matchable_ids,
+                whole_pages_only=whole_pages_only and below is None,
             )
             if request.is_to_score:
                 finding = replace(finding, cause="scored", evicted_s_ago=None)
@@ -120,7 +132,7 @@ class Admission:
             lease = cache.acquire(
                 request.namespace,
                 request.matchable_ids,
-                whole_pages_only=whole_pages_only,
+                whole_pages_only=whole_pages_only or below is not None,
                 use=request.use,
             )
         except OutOfPagesError:
@@ -130,10 +142,19 @@ class Admission:
             cache.give_back(lease)
             return False
         self._waiting.admit(request)
+        num_computed_tokens = lease.num_cached_tokens
         if finding is not None:
-            assert finding.num_tokens == lease.num_cached_tokens, f"{finding} is not what {lease}"
-            self._report(request, finding)
-        self._running.enter(request, lease, lease.num_cached_tokens)
+            self.admitted.append(request.request_id)
+            num_to_compute = request.num_prompt_tokens - num_computed_tokens
+            if below is None:
+                assert finding.num_tokens == num_computed_tokens, f"{finding} is not what {lease}"
+                self._report(request, finding)
+            else:
+                num_to_compute -= below.num_pages * cache.page_size
+            self._waiting.charge(request.tenant, num_to_compute)
+        if below is not None:
+            self._loads.begin(request, below, finding)
+        self._running.enter(request, lease, num_computed_tokens)
         return True
 
     def explain(self, namespace: Namespace, prompt: TokenArray) -> Finding:
@@ -148,20 +169,39 @@ class Admission:
             return replace(finding, cause="cache_off", evicted_s_ago=None)
         return finding
 
-    def _report(self, request: Request, finding: Finding) -> None:
+    def _loaded(self, request: Request, finding: Finding | None, loaded: Loaded) -> None:
+        """A request has loaded what was to be had, and knows how its prefix fared: with the tree,
+        where its match was cut at a page border, and below."""
+        if finding is None:
+            return
+        size = self._cache.page_size
+        whole = finding.whole_pages(size)
+        if loaded.num_tokens:
+            num_left = request.num_prompt_tokens - 1 - whole.num_tokens - loaded.num_tokens
+            whole = replace(finding, num_tokens=whole.num_tokens)
+            if num_left < size:
+                cause: MissCause = "whole_pages" if num_left else "complete"
+                whole = replace(whole, cause=cause, evicted_s_ago=None)
+        self._report(request, whole, loaded)
+        # At its admission it was expected not to compute these.
+        self._waiting.charge(request.tenant, loaded.num_lost_tokens)
+
+    def _report(self, request: Request, finding: Finding, loaded: Loaded = NOTHING_LOADED) -> None:
         """Note, once, how a request's prefix fared."""
-        num_cached_tokens = finding.num_tokens
+        num_cached_tokens = finding.num_tokens + loaded.num_tokens
         request.num_cached_tokens = num_cached_tokens
         before = request.num_matched_before_wait
-        num_in_flight = 0 if before is None else max(0, num_cached_tokens - before)
+        num_in_flight = 0 if before is None else max(0, finding.num_tokens - before)
         self.prompt_tokens += request.num_prompt_tokens
         self.cached_tokens += num_cached_tokens
+        self.host_tokens += loaded.num_host_tokens
+        self.disk_tokens += loaded.num_disk_tokens
         self.in_flight_tokens += num_in_flight
         self.causes[finding.cause] += 1
-        self.admitted.append(request.request_id)
-        self._waiting.charge(request.tenant, request.num_prompt_tokens - num_cached_tokens)
         request.cache_report = CacheReport(
-            device_tokens=num_cached_tokens - num_in_flight,
+            device_tokens=finding.num_tokens - num_in_flight,
+            host_tokens=loaded.num_host_tokens,
+            disk_tokens=loaded.num_disk_tokens,
             in_flight_tokens=num_in_flight,
             computed_tokens=request.num_prompt_tokens - num_cached_tokens,
             cause=finding.cause,

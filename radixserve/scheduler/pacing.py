@@ -47,6 +47,11 @@ class Pacer:
                 self._token_s, max(step_s - streams_s, 0.05 * step_s) / num_chunk_tokens
             )
 
+    @property
+    def streams_s(self) -> float | None:
+        """Seconds of a step of one-token rows; None until one has been measured."""
+        return self._streams_s
+
     def max_chunk_tokens(self) -> int | None:
         """How many chunk tokens the next step may carry beside one-token rows. None: any."""
         if self._stretch is None:

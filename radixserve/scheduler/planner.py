@@ -9,18 +9,26 @@ plan come, in this order:
    a share of the budget goes to short remainders and newcomers before it goes to long prompts,
 3. newcomers, in the order of the waiting queue (``waiting.py``), as long as tokens, pages and
    ``max_running`` last. One that would compute a page which another is about to compute is set
-   aside for it (``producers.py``).
+   aside for it (``producers.py``),
+4. if there is nobody at all, what nobody has asked for yet (``ahead.py``).
 
 Out of pages: the cache evicts; if that is not enough the cheapest running request is preempted
 (``policy.py``). Its computed pages stay in the tree, its planned tokens leave the plan, and it
 waits again as if it had never run, with all its tokens for a prompt.
 
+Tiers: behind the rows come the loads of those who load (``loads.py``) and have none; then copies
+for the disk, as many as may still be moved; and, ahead of these in the step, a store of every page
+that was evicted since the last plan. A plan may have moves and no rows. While streams wait for the
+step, ``max_moved_pages`` bounds loads and copies for the disk, never the stores. Who gets no page
+to load into computes: if that leaves a plan empty, it is made again.
+
 Planning ahead: steps may be in flight (``in_flight.py``). A request whose next token cannot be
 foreseen (``policy.awaits_update``) is left out. Nobody is preempted with a row in flight: if that
 is what it would take, *the whole plan is empty*, the steps in flight run dry, and with nothing in
 flight room is made as ever. That costs a bubble per such preemption, and cannot go on forever,
-since every plan with nothing in flight gets on. With nothing in flight all of this is as if there
-were no planning ahead.
+since every plan with nothing in flight gets on, or all that could go on waits for reads from disk.
+With nothing in flight all of this is as if there were no planning ahead. What was evicted for an
+empty plan is stored by the next one.
 
 Decides only: what has been launched is counted in ``in_flight.py``, results are taken in by the
 scheduler. Costs: O(running) per plan, and as much again for each newcomer, of which there are at
@@ -29,21 +37,28 @@ most MAX_PROBES.
 
 import logging
 from collections.abc import Iterable
+from typing import Final
 
 from radixserve.cache.prefix_cache import PrefixCache
 from radixserve.errors import OutOfPagesError
 from radixserve.request import Request, Status
 from radixserve.scheduler.admission import Admission
+from radixserve.scheduler.ahead import Ahead
+from radixserve.scheduler.loads import Loads
 from radixserve.scheduler.plan import PlannedRow, StepPlan
 from radixserve.scheduler.policy import (
+    MAX_MOVED_PAGES,
     MIN_SHORT_TOKENS,
     SHORT_SHARE,
     awaits_update,
     cheapest_victim,
 )
 from radixserve.scheduler.running import Running
+from radixserve.tiers.moves import NO_MOVES, Moves
 
 logger = logging.getLogger(__name__)
+
+_NOTHING: Final = StepPlan((), ())
 
 
 class Planner:
@@ -54,23 +69,51 @@ class Planner:
         cache: PrefixCache,
         running: Running,
         admission: Admission,
+        ahead: Ahead,
+        loads: Loads,
         *,
         max_batch_tokens: int,
     ) -> None:
         self._cache = cache
         self._running = running
         self._admission = admission
+        self._ahead = ahead
+        self._loads = loads
         self._max_batch_tokens = max_batch_tokens
         self.preemptions = 0
 
-    def plan(self, max_chunk_tokens: int | None) -> StepPlan:
-        """As ``Scheduler.schedule``, which see."""
+    def plan(
+        self, max_chunk_tokens: int | None, max_moved_pages: int | None, *, is_idle: bool
+    ) -> StepPlan:
+        """As ``Scheduler.schedule``, which see. ``is_idle``: nothing is in flight."""
+        while True:
+            self._loads.refresh()
+            num_over = self._loads.num_over
+            plan = self._plan(max_chunk_tokens, max_moved_pages, is_idle=is_idle)
+            if not plan.is_empty:
+                return plan
+            if is_idle:
+                self._loads.give_up_in_vain()
+            if self._loads.num_over == num_over:
+                return plan
+
+    def _plan(
+        self, max_chunk_tokens: int | None, max_moved_pages: int | None, *, is_idle: bool
+    ) -> StepPlan:
         rows: dict[Request, PlannedRow] = {}
         try:
-            self._plan_rows(max_chunk_tokens, rows)
+            are_awaited = self._plan_rows(max_chunk_tokens, rows)
         except _RoomIsInFlightError:
             logger.debug("out of pages: the steps in flight are awaited")
-            return StepPlan((), ())
+            return _NOTHING
+        max_pages = MAX_MOVED_PAGES
+        if are_awaited and max_moved_pages is not None:
+            max_pages = min(max_pages, max_moved_pages)
+        loads = self._loads.plan(max_pages)
+        moves = NO_MOVES
+        if rows or loads or is_idle:
+            up = tuple(load for _, own in loads for load in own)
+            moves = Moves(self._loads.take_stores(max_pages - len(up)), up)
         return StepPlan(
             rows=tuple(rows.values()),
             copies=tuple(
@@ -81,15 +124,21 @@ class Planner:
                 and request.lease.pending_copy is not None
                 and not request.is_in_flight
             ),
+            moves=moves,
+            loads=tuple(load for load, _ in loads),
         )
 
-    def _plan_rows(self, max_chunk_tokens: int | None, rows: dict[Request, PlannedRow]) -> None:
+    def _plan_rows(self, max_chunk_tokens: int | None, rows: dict[Request, PlannedRow]) -> bool:
+        """Plan all rows. Returns whether anybody waits for the end of this step as streams do.
+
+        *Raises* ``_RoomIsInFlightError``.
+        """
         budget = self._max_batch_tokens
         chunks: list[Request] = []
         is_awaited = False
         for request in self._running.as_tuple():
-            if request.status is not Status.RUNNING:
-                # The victim of one before it.
+            if request.status is not Status.RUNNING or request in self._loads:
+                # The victim of one before it, or not so far yet.
                 continue
             if awaits_update(request):
                 is_awaited |= request.is_to_fork or request.constraint is not None
@@ -100,7 +149,8 @@ class Planner:
         budget -= len(rows)
         # Choices that are about to fork, and those with grammars, have no row, but wait for the end
         # of this step as streams do.
-        if (rows or is_awaited) and max_chunk_tokens is not None:
+        is_awaited |= bool(rows)
+        if is_awaited and max_chunk_tokens is not None:
             budget = min(budget, max_chunk_tokens)
         share = max(budget // SHORT_SHARE, min(MIN_SHORT_TOKENS, budget // 2))
         if any(_num_remaining(request) > share for request in chunks):
@@ -110,17 +160,26 @@ class Planner:
             budget -= share - left
         budget = self._plan_chunks(chunks, budget, rows)
         self._plan_chunks(self._admission.newcomers(), budget, rows)
+        unasked = self._ahead.row()
+        if unasked is not None:
+            rows[unasked.request] = unasked
+        return is_awaited
 
     def _plan_chunks(
         self, requests: Iterable[Request], budget: int, rows: dict[Request, PlannedRow]
     ) -> int:
         """Plan a chunk of each that has none yet, as long as ``budget`` lasts. Returns the rest.
 
-        Asks for no request that it cannot give a token: asking is what starts a newcomer.
+        Asks for no request that it cannot give a token: asking is what starts a newcomer. One that
+        then loads is given none.
         """
         upcoming = iter(requests)
         while budget > 0 and (request := next(upcoming, None)) is not None:
-            if request.status is Status.RUNNING and request not in rows:
+            if (
+                request.status is Status.RUNNING
+                and request not in rows
+                and request not in self._loads
+            ):
                 self._plan_row(request, min(_num_remaining(request), budget), rows)
                 budget -= _num_planned(rows, request)
         return budget

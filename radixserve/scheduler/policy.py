@@ -29,6 +29,11 @@ a short prompt does not wait until a long one has been computed."""
 MIN_SHORT_TOKENS = 8
 """That share is at least so large, where it leaves half to the others."""
 
+MAX_MOVED_PAGES = 256
+"""Most pages that are loaded, or stored for the disk's sake, in one step that no stream waits for:
+so that whoever comes meanwhile, and the first row behind the loads, need not wait for all of a long
+prefix."""
+
 NUM_REFRESHED = 4
 """How many waiting requests' prefix estimates are brought up to date each step, in turn."""
 

@@ -2,6 +2,7 @@
 
 Entering and leaving are the two moments at which a request's lease begins and ends, at which it
 starts and stops to be a producer (``producers.py``), and at which those who waited for it are told.
+Some of them load (``loads.py``) before they compute.
 Owned by the scheduler, shared with admission. Costs: O(running) list operations.
 """
 
@@ -12,16 +13,20 @@ from radixserve.cache.prefix_cache import Lease, PrefixCache
 from radixserve.cache.retention import Keep
 from radixserve.request import Request, Status
 from radixserve.scheduler.fair_queue import FairQueue
+from radixserve.scheduler.loads import Loads
 from radixserve.scheduler.producers import Producers
 
 
 class Running:
     """Who holds pages. Iterates oldest first."""
 
-    def __init__(self, cache: PrefixCache, producers: Producers, waiting: FairQueue) -> None:
+    def __init__(
+        self, cache: PrefixCache, producers: Producers, waiting: FairQueue, loads: Loads
+    ) -> None:
         self._cache = cache
         self._producers = producers
         self._waiting = waiting
+        self._loads = loads
         self._requests: list[Request] = []
 
     def __len__(self) -> int:
@@ -48,6 +53,8 @@ class Running:
         nobody).
         """
         assert request.lease is not None
+        # Before its progress is forgotten: what it has loaded is reported.
+        self._loads.stop(request)
         self._requests.remove(request)
         self._producers.withdraw(request)
         committed = request.lease.num_committed_tokens

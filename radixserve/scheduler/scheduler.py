@@ -6,12 +6,17 @@
     scheduler.update(plan, result)  advances; pages enter the tree here and nowhere else
 
 ``schedule`` may be called again before ``update``: the next step is planned while this one runs
-(``in_flight.py``). A plan with rows counts as launched as soon as it is returned. ``update`` takes
-in the plans in that order, or ``fail`` does, in any order.
+(``in_flight.py``). A plan that is not empty counts as launched as soon as it is returned.
+``update`` takes in the plans in that order, or ``fail`` does, in any order.
 
 A request may end (by a stop token, an abort, an error) with a row in flight. Its lease is released
 at once and the row computes in vain: why that is safe is written in ``cache/prefix_cache.py``. When
 the row's plan is updated nothing comes of it, but its tokens count as computed, which they were.
+
+With ``tiers`` below the device pool (``tiers/tiers.py``) plans also have moves between the tiers,
+and a request of which these hold more than the tree loads before it computes (``loads.py``). What a
+step loads enters the tree in ``update`` as what it computes does. A step that fails costs no
+request its life that only loaded in it: it computes instead.
 
 Ownership: the scheduler owns every request's progress and lease, and nobody else mutates either. It
 knows no tensors, no text and no clock. Not thread-safe. Costs: under 1 ms a step with 1,000 waiting
@@ -31,16 +36,20 @@ from radixserve.ids import Namespace, RequestId, TokenArray
 from radixserve.request import Request, Status
 from radixserve.sampling.constraint import Constraint
 from radixserve.scheduler.admission import Admission
+from radixserve.scheduler.ahead import Ahead
 from radixserve.scheduler.arrivals import begin, fork
+from radixserve.scheduler.check import check
 from radixserve.scheduler.deltas import delta_of
 from radixserve.scheduler.fair_queue import FairQueue
 from radixserve.scheduler.in_flight import InFlight
 from radixserve.scheduler.keeping import keeps_of
+from radixserve.scheduler.loads import Loads
 from radixserve.scheduler.plan import StepPlan, StepResult
 from radixserve.scheduler.planner import Planner
 from radixserve.scheduler.policy import GENERATED_TOKEN_COST, MAX_OVERTAKES
 from radixserve.scheduler.producers import Producers
 from radixserve.scheduler.running import Running
+from radixserve.tiers.tiers import Tiers
 from radixserve.types import (
     EngineRequest,
     EngineStats,
@@ -72,28 +81,48 @@ class Scheduler:
         max_running: int,
         enable_prefix_cache: bool = True,
         max_overtakes: int = MAX_OVERTAKES,
+        tiers: Tiers | None = None,
     ) -> None:
         if max_batch_tokens < max_running:
             raise ValueError(
                 f"max_batch_tokens ({max_batch_tokens}) must not be smaller than "
                 f"max_running ({max_running})"
             )
+        if tiers is not None and not enable_prefix_cache:
+            raise ValueError("tiers keep what requests share, and enable_prefix_cache is off")
+        self.tiers = tiers
+        """What lies below the device pool; owned by the scheduler."""
         self._cache = cache
         self._max_running = max_running
         self._enable_prefix_cache = enable_prefix_cache
         producers = Producers(cache.page_size, cache.public_prefixes)
         self._waiting = FairQueue(max_overtakes)
-        self._running = Running(cache, producers, self._waiting)
+        self._loads = Loads(cache, tiers)
+        self._running = Running(cache, producers, self._waiting, self._loads)
         self._admission = Admission(
             cache,
             self._waiting,
             producers,
             self._running,
+            self._loads,
             max_running=max_running,
             enable_prefix_cache=enable_prefix_cache,
         )
+        self.ahead = Ahead(
+            cache,
+            self._running,
+            self._waiting,
+            max_batch_tokens=max_batch_tokens,
+            is_on=enable_prefix_cache,
+        )
+        """What is computed unasked while there is no work. It is not part of ``has_work``."""
         self._planner = Planner(
-            cache, self._running, self._admission, max_batch_tokens=max_batch_tokens
+            cache,
+            self._running,
+            self._admission,
+            self.ahead,
+            self._loads,
+            max_batch_tokens=max_batch_tokens,
         )
         self._in_flight = InFlight()
         self._choices: dict[RequestId, list[Request]] = {}
@@ -120,6 +149,7 @@ class Scheduler:
         if not self._enable_prefix_cache:
             namespace = Namespace(f"private:{arrived.request_id}")
         choices = begin(arrived, namespace, self._next_arrival)
+        self.ahead.make_way(namespace, choices[0].token_ids)
         self._choices[arrived.request_id] = choices
         if constraint is not None:
             # All forks before the first goes on.
@@ -139,6 +169,10 @@ class Scheduler:
             if index is None or (request.index == index and not request.is_to_fork)
             for delta in self._end(request, "abort")
         ]
+
+    def abort_all(self) -> list[TokenDelta]:
+        """End every request, wherever it is: the engine is about to end."""
+        return [delta for request_id in tuple(self._choices) for delta in self.abort(request_id)]
 
     @property
     def has_work(self) -> bool:
@@ -166,7 +200,12 @@ class Scheduler:
             cached_tokens=self._admission.cached_tokens,
             in_flight_tokens=self._admission.in_flight_tokens,
             admissions=dict(self._admission.causes),
+            host_tokens=self._admission.host_tokens,
+            disk_tokens=self._admission.disk_tokens,
+            tiers=None if self.tiers is None else self.tiers.info(),
             computed_tokens=self._computed_tokens,
+            prefilled_tokens=self.ahead.prefilled_tokens,
+            num_ahead=len(self.ahead),
             generated_tokens=self._generated_tokens,
             preemptions=self._planner.preemptions,
             evicted_pages=self._cache.evicted_pages,
@@ -184,21 +223,28 @@ class Scheduler:
 
     # -- deciding -----------------------------------------------------------------------------
 
-    def schedule(self, *, max_chunk_tokens: int | None = None) -> StepPlan:
+    def schedule(
+        self, *, max_chunk_tokens: int | None = None, max_moved_pages: int | None = None
+    ) -> StepPlan:
         """Plan one step, to be launched behind those in flight.
 
         Empty if nothing waits or runs, and if nothing can be planned until a step in flight is
-        known. With nothing in flight and anything to do it never is.
+        known. With nothing in flight and anything to do it is only if all that could go on waits
+        for reads from disk: until ``tiers.has_news``.
 
         ``max_chunk_tokens`` bounds the tokens of steps that also carry one-token rows beyond those
-        rows themselves (``pacing.py``): it bounds how long the streams are held up.
+        rows themselves (``pacing.py``): it bounds how long the streams are held up. For the same
+        reason ``max_moved_pages`` bounds the pages that such steps load or copy for the disk.
 
         *Mutates* the cache (locks, own pages, evictions) and who is running. *Cost*: under 1 ms
         with 1,000 waiting and 64 running.
         """
         self._admission.admitted.clear()
-        plan = self._planner.plan(max_chunk_tokens)
-        if plan.rows:
+        self._loads.collect()
+        plan = self._planner.plan(
+            max_chunk_tokens, max_moved_pages, is_idle=not len(self._in_flight)
+        )
+        if not plan.is_empty:
             self._in_flight.launch(plan)
         return plan
 
@@ -212,12 +258,21 @@ class Scheduler:
         and cache.
         """
         self._in_flight.land(plan)
+        self._loads.moved(plan.moves)
         self._num_steps += 1
+        for load in plan.loads:
+            if not self._in_flight.is_passed_over(load.request):
+                self._in_flight.land_load(load)
+                self._running.commit(load.request)
+                self._loads.landed(load.request)
         deltas: list[TokenDelta] = []
         for number, (row, sampled) in enumerate(zip(plan.rows, result.sampled, strict=True)):
             request = row.request
             self._computed_tokens += row.num_scheduled_tokens
-            if not self._in_flight.land_row(row):
+            if self._in_flight.is_passed_over(request) or not self._in_flight.land_row(row):
+                continue
+            if self.ahead.owns(request):
+                self.ahead.landed(row)
                 continue
             assert request.lease is not None
             if request.lease.pending_copy is not None:
@@ -236,17 +291,17 @@ class Scheduler:
         return deltas
 
     def fail(self, plan: StepPlan, error: str) -> list[TokenDelta]:
-        """A step in flight could not be run: end its requests with an error, unless they have
-        ended; everybody else goes on.
+        """A step in flight could not be run: end its rows' requests with an error, unless they have
+        ended; everybody else goes on. Who was to load in it computes instead.
 
         What the step would have computed is not in the tree and does not get there. Rows of the
-        same requests in later steps are stale.
+        same requests in later steps are stale, or void.
         """
-        self._in_flight.drop(plan)
+        self._loads.failed(plan.moves, self._in_flight.drop(plan))
         return [
             delta
             for row in plan.rows
-            if row.request.status is not Status.FINISHED
+            if not self._in_flight.is_passed_over(row.request)
             for delta in self._end(row.request, "error", error=error)
         ]
 
@@ -257,6 +312,8 @@ class Scheduler:
         Requests that count on another, or of which a plan was half taken in, end with an error.
         """
         self._in_flight.keep(known)
+        self.ahead.drop()
+        self._loads.recover([plan.moves for plan in known], self.running)
         return [
             delta
             for request in self._in_flight.unexplained(self.running)
@@ -314,6 +371,9 @@ class Scheduler:
     ) -> list[TokenDelta]:
         """End a request before its time. One that was still to fork ends all of its choices: nobody
         must wait for those."""
+        if self.ahead.owns(request):
+            self.ahead.drop()
+            return []
         num_choices = request.params.n if request.is_to_fork else 1
         ended = self._finish(request, reason, error=error)
         return [replace(ended, index=ended.index + more) for more in range(num_choices)]
@@ -336,6 +396,8 @@ class Scheduler:
             # What nobody can find again is not to be kept.
             keeps = keeps_of(request, kept) if self._enable_prefix_cache else ()
             self._running.leave(request, kept, keeps)
+            if self.tiers is not None and reason != "error":
+                self.tiers.note_computed(request.namespace, request.token_ids[:kept])
         elif request in self._waiting:
             self._waiting.remove(request)
         request.status = Status.FINISHED
@@ -353,23 +415,6 @@ class Scheduler:
         return self._num_arrivals
 
     def check_invariants(self) -> None:
-        """Assert that queues, leases and cache agree. *Cost*: O(everything); for tests."""
-        leases = []
-        for request in self._running:
-            assert request.status is Status.RUNNING, request
-            assert request.lease is not None, request
-            assert request.num_computed_tokens < request.num_tokens, request
-            assert request.num_launched_tokens <= request.lease.num_reserved_tokens, request
-            assert request.lease.num_committed_tokens <= request.num_computed_tokens, request
-            leases.append(request.lease)
-        for request in self._waiting:
-            assert request.status is Status.WAITING, request
-            assert request.lease is None, request
-            assert request.num_launched_tokens == request.num_pending_tokens == 0, request
+        """Assert that queues, leases, cache and tiers agree. *Cost*: O(everything); for tests."""
         live = [request for choices in self._choices.values() for request in choices]
-        assert len(live) == len(self._running) + len(self._waiting), "a request is lost"
-        arrivals = [request.arrival for request in self._running]
-        assert arrivals == sorted(arrivals), "running requests are out of order"
-        self._in_flight.check_invariants(self._running)
-        self._waiting.check_invariants()
-        self._cache.check_invariants(leases)
+        check(live, self._running, self._waiting, self._in_flight, self._loads, self.ahead, self._cache)

@@ -14,6 +14,7 @@ Knows no tokenizer. Costs O(length of the conversation) for sane templates.
 import json
 import uuid
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,12 @@ import jinja2
 import jinja2.meta
 
 from radixserve.errors import CheckpointError, ConfigError, InvalidRequestError
-from radixserve.text.template_sandbox import TemplateLimitError, TemplateRefusal, make_environment
+from radixserve.text.template_sandbox import (
+    Clock,
+    TemplateLimitError,
+    TemplateRefusal,
+    make_environment,
+)
 
 MAX_RENDERED_CHARS = 2**25
 """Longest rendered conversation. At three characters a token, ten million tokens."""
@@ -38,12 +44,14 @@ _ROLES = {"developer": "system"}
 class ChatTemplate:
     """A compiled template. Stateless: renderings do not influence each other.
 
-    ``special_tokens`` are the template's variables ``bos_token``, ``eos_token`` and so on.
-    *Raises* ``ConfigError`` where the source is not valid Jinja.
+    ``special_tokens`` are the template's variables ``bos_token``, ``eos_token`` and so on;
+    ``clock`` tells it the time. *Raises* ``ConfigError`` where the source is not valid Jinja.
     """
 
-    def __init__(self, source: str, *, special_tokens: Mapping[str, str]) -> None:
-        environment = make_environment()
+    def __init__(
+        self, source: str, *, special_tokens: Mapping[str, str], clock: Clock = datetime.now
+    ) -> None:
+        environment = make_environment(clock)
         try:
             self._template = environment.from_string(source)
             self.variables = frozenset(
@@ -81,6 +89,10 @@ class ChatTemplate:
         if continues_last:
             return self._render_open(plain, tools, variables)
         return self._render(plain, add_generation_prompt, tools, variables)
+
+    def at(self, clock: Clock) -> "ChatTemplate":
+        """The same template at another time. *Cost*: compiles it."""
+        return ChatTemplate(self.source, special_tokens=self._special_tokens, clock=clock)
 
     def check_variables(self, variables: Mapping[str, Any]) -> None:
         """*Raises* ``InvalidRequestError`` (param "chat_template_kwargs") for names that mean

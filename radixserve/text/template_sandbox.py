@@ -15,6 +15,7 @@ what the template makes of its length.
 """
 
 import json
+from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
@@ -33,6 +34,10 @@ MAX_POWER_BITS = 2**12
 """Longest integer, in bits, that ``**`` may make."""
 
 
+Clock = Callable[[], datetime]
+"""What time it is for a template."""
+
+
 class TemplateRefusal(jinja2.TemplateError):
     """The template called ``raise_exception``; the message is its own."""
 
@@ -41,8 +46,8 @@ class TemplateLimitError(jinja2.TemplateError):
     """The template asked for more than it may have."""
 
 
-def make_environment() -> jinja2.Environment:
-    """A fresh sandbox, to compile one template in."""
+def make_environment(clock: Clock = datetime.now) -> jinja2.Environment:
+    """A fresh sandbox, to compile one template in. ``clock`` is its only look at the world."""
     environment = _Sandbox(
         trim_blocks=True,
         lstrip_blocks=True,
@@ -53,7 +58,7 @@ def make_environment() -> jinja2.Environment:
     del environment.globals["lipsum"]
     environment.globals.update(
         raise_exception=_raise_exception,
-        strftime_now=_strftime_now,
+        strftime_now=lambda format_: clock().strftime(format_),
         dict=_make_dict,
         namespace=_Namespace,
     )
@@ -120,10 +125,6 @@ def _make_dict(*args: Any, **kwargs: Any) -> dict[Any, Any]:
 
 def _raise_exception(message: object) -> None:
     raise TemplateRefusal(str(message))
-
-
-def _strftime_now(format_: str) -> str:
-    return datetime.now().strftime(format_)
 
 
 def _tojson(

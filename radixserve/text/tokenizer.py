@@ -13,7 +13,6 @@ interpreter's lock meanwhile, so whoever serves others at the same time encodes 
 thread.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,10 +24,15 @@ from radixserve.text.chat_template import ChatTemplate, choose_templates, pick_t
 from radixserve.text.reasoning import THINK_CLOSE
 from radixserve.text.vocabulary import Vocabulary
 
-_SURROGATE = re.compile("[\ud800-\udfff]")
-
 _FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tekken.json")
 """Each format's file that holds the tokens."""
+
+_SAMPLE = (
+    {"role": "user", "content": " What is there,\nthen? \n\n"},
+    {"role": "assistant", "content": "Füchse  and\tdogs:\n\n    x = 1"},
+    {"role": "user", "content": "1234, yes"},
+)
+"""A few turns with white space of every kind."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,6 +132,13 @@ class Tokenizer:
         return self.vocabulary.special_ids
 
     @property
+    def added_tokens(self) -> Mapping[int, Any]:
+        """The tokens that are looked for in a text before anything else, by their ids: the
+        library's ``AddedToken``."""
+        tokens: Mapping[int, Any] = self._backend.get_added_tokens_decoder()
+        return tokens
+
+    @property
     def has_chat_template(self) -> bool:
         return "default" in self._templates
 
@@ -193,7 +204,8 @@ class Tokenizer:
         text = self.render_chat(
             messages, add_generation_prompt=add_generation_prompt, tools=tools, **variables
         )
-        return self._encode_rendered(text, messages)
+        _check_unicode(text, messages)
+        return self._encode(text, False)
 
     def apply_chat_template(
         self,
@@ -203,17 +215,42 @@ class Tokenizer:
         variables: Mapping[str, Any] | None = None,
         continues_last: bool = False,
     ) -> ChatPrompt:
-        """A conversation, rendered for an answer to follow and tokenized.
+        """``render_prompt`` and its tokens."""
+        text = self.render_prompt(
+            messages, tools=tools, variables=variables, continues_last=continues_last
+        )
+        return ChatPrompt(text=text, ids=self._encode(text, False))
+
+    def render_prompt(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        tools: Sequence[Mapping[str, Any]] = (),
+        variables: Mapping[str, Any] | None = None,
+        continues_last: bool = False,
+    ) -> str:
+        """A conversation, rendered for an answer to follow; its special tokens are spelt out.
 
         See ``ChatTemplate.render`` and ``check_variables`` for the arguments, and for what is
-        raised.
+        raised; and ``InvalidRequestError`` where a message is not Unicode.
         """
         template = self.chat_template(with_tools=bool(tools))
         template.check_variables(variables or {})
         text = template.render(
             messages, tools=tools, variables=variables, continues_last=continues_last
         )
-        return ChatPrompt(text=text, ids=self._encode_rendered(text, messages))
+        _check_unicode(text, messages)
+        return text
+
+    def sample_renderings(self) -> list[str]:
+        """What the templates make of a few turns; nothing for those that refuse them."""
+        texts = []
+        for template in self._templates.values():
+            try:
+                texts.append(template.render(_SAMPLE))
+            except InvalidRequestError:
+                continue
+        return texts
 
     def chat_template(self, *, with_tools: bool) -> ChatTemplate:
         """The template for a conversation. *Raises* ``InvalidRequestError`` if there is none."""
@@ -230,12 +267,6 @@ class Tokenizer:
             tool_format=tool_format,
             reasoning_format=reasoning_format,
         )
-
-    def _encode_rendered(self, text: str, messages: Sequence[Mapping[str, Any]]) -> list[int]:
-        if _find_surrogate(text) is not None:
-            where, char = _locate_surrogate(messages, "messages") or ("the conversation", None)
-            raise _surrogate_error(where, char, "messages")
-        return self._encode(text, False)
 
     def _encode(self, text: str, add_special_tokens: bool) -> list[int]:
         # Not `encode`: that holds the interpreter's lock for as long as it takes, half a second for
@@ -279,10 +310,20 @@ def _load(path: Path) -> Any:
 
 def _find_surrogate(text: str) -> int | None:
     """Index of the first lone surrogate; Python strings hold them, UTF-8 cannot."""
-    if text.isascii():
-        return None
-    found = _SURROGATE.search(text)
-    return found.start() if found else None
+    try:
+        # Ten times as fast as looking for one.
+        text.encode()
+    except UnicodeEncodeError as error:
+        return error.start
+    return None
+
+
+def _check_unicode(text: str, messages: Sequence[Mapping[str, Any]]) -> None:
+    """*Raises* ``InvalidRequestError`` if the conversation that was rendered as ``text`` is none
+    of Unicode."""
+    if _find_surrogate(text) is not None:
+        where, char = _locate_surrogate(messages, "messages") or ("the conversation", None)
+        raise _surrogate_error(where, char, "messages")
 
 
 def _surrogate_error(where: str, char: str | None, param: str) -> InvalidRequestError:

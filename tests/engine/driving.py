@@ -72,6 +72,17 @@ class Driver:
             self.step()
         raise AssertionError(f"still at work after {max_steps} steps: {self.core.stats()}")
 
+    def rest(self) -> None:
+        """Let an idle engine do what is left to be done below the device pool."""
+        tiers = self.core._scheduler.tiers
+        if tiers is None:
+            return
+        while self.core.can_step or tiers.wait():
+            self.step()
+        info = tiers.info()
+        assert info.host_in_use_pages == 0, info
+        assert info.host_free_pages + info.host_cached_pages == info.host_total_pages, info
+
     def assert_nothing_leaked(self) -> None:
         info = self.core.cache_info()
         assert info.in_use_pages == 0, info
@@ -80,6 +91,7 @@ class Driver:
         stats = self.core.stats()
         assert (stats.num_waiting, stats.num_running) == (0, 0)
         self.core.check_invariants()
+        self.rest()
         self.core.clear_cache()
         assert self.core.cache_info().free_pages == info.total_pages
         self.core.check_invariants()

@@ -26,6 +26,7 @@ from radixserve.engine.messages import (
     FromEngine,
     Ping,
     Pong,
+    PrefillAhead,
     SetPublic,
     Step,
     Submit,
@@ -77,6 +78,7 @@ class InProcessClient:
     async def aclose(self) -> None:
         self._end(Exit(0, None))
         await asyncio.gather(self._task, return_exceptions=True)
+        self.core.close()
 
     def die(self, status: int = -signal.SIGKILL) -> None:
         """As if the process had been killed."""
@@ -91,7 +93,7 @@ class InProcessClient:
     async def _serve(self) -> None:
         while True:
             await asyncio.sleep(0)
-            if not self._inbox and not self.core.has_work:
+            if not self._inbox and not self.core.has_work and not self.core.can_step:
                 self._called.clear()
                 await self._called.wait()
             deltas: list[TokenDelta] = []
@@ -108,11 +110,13 @@ class InProcessClient:
                         self._tell_events(self.core.watch_cache(), number)
                     case SetPublic(prefixes):
                         self.core.set_public_prefixes(prefixes)
+                    case PrefillAhead(prompt_ids, namespace, tenant):
+                        self.core.prefill_ahead(prompt_ids, namespace, tenant)
                     case Ask(number, question):
                         self._tell(Answer(number, reply_to(self.core, question)))
                     case Ping():
                         self._tell(Pong())
-            had_work = self.core.has_work
+            had_work = self.core.has_work or self.core.can_step
             deltas += self.core.step()
             if had_work or deltas:
                 self._tell(Step(deltas, self.core.stats(), self.core.admitted))

@@ -240,6 +240,27 @@ async def test_an_engine_that_does_not_end_is_killed(
         await client.send(Abort(RequestId("r")))
 
 
+async def test_an_engine_that_cannot_be_killed_keeps_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One that hangs in the kernel, on a disk that does not answer, does not end by any signal."""
+    stand_in(
+        tmp_path,
+        monkeypatch,
+        f"{SPEAK}\nsocket.send(encode(Ready(info)))\nimport signal\nwhile True: signal.pause()",
+    )
+    for name in ("EXIT_TIMEOUT_S", "KILL_TIMEOUT_S"):
+        monkeypatch.setattr(f"radixserve.engine.client.{name}", 0.05)
+    client = await start_client()
+    with monkeypatch.context() as patch:
+        patch.setattr(client._process, "kill", lambda: None)
+        await client.aclose()
+    assert "cannot be ended: left behind" in caplog.text
+    assert client.exit_status is None
+    client._process.kill()
+    assert (await client.ended()).status == -signal.SIGKILL
+
+
 # -- dying ----------------------------------------------------------------------------------------
 
 

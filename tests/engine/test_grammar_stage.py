@@ -60,7 +60,7 @@ def held(name: str, *, n: int = 1) -> EngineRequest:
 
 def test_others_get_on_meanwhile(core: EngineCore, gate: Gate) -> None:
     woken = threading.Event()
-    core.call_when_compiled(woken.set)
+    core.call_when_ready(woken.set)
     driver = Driver(core)
     driver.add(held("late"))
     driver.add(make_request("free", [1, 2], 5))
@@ -131,7 +131,7 @@ def test_abort_while_compiling(core: EngineCore, gate: Gate, n: int) -> None:
 
 def test_what_is_compiled_for_nobody_keeps_nobody_awake(core: EngineCore, gate: Gate) -> None:
     woken = threading.Event()
-    core.call_when_compiled(woken.set)
+    core.call_when_ready(woken.set)
     driver = Driver(core)
     driver.add(held("gone"))
     assert gate.entered.acquire(timeout=60)

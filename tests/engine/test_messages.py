@@ -24,6 +24,7 @@ from radixserve.engine.messages import (
     NotAnswered,
     Ping,
     Pong,
+    PrefillAhead,
     ReadCacheStats,
     Ready,
     SetPublic,
@@ -207,6 +208,7 @@ REPLIES = (
 
 TO_ENGINE = (
     st.builds(SetPublic, st.lists(st.lists(TOKENS, max_size=9), max_size=3))
+    | st.builds(PrefillAhead, st.lists(TOKENS, max_size=9), TEXTS.map(Namespace), TEXTS)
     | st.builds(Submit, REQUESTS)
     | st.builds(Abort, IDS, st.none() | st.integers(0, 63))
     | st.builds(WatchCache, st.none() | COUNTS)

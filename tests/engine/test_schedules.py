@@ -4,18 +4,24 @@ The real core on a real model, driven step by step by hypothesis.
 """
 
 import random
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from radixserve.tiers.costs import Costs
 from tests.engine.driving import Driver, make_core, make_request
 from tests.engine.reference import SMALLEST_GAP, family_prompts, transformers_greedy
 
 NUM_TOKENS = 16
 PROMPTS = family_prompts(seed=3)
 LONGEST = max(map(len, PROMPTS)) + NUM_TOKENS
+TOKEN_BYTES = 512
+"""Of keys and values, in the tiny checkpoint."""
 
 
 @pytest.fixture(scope="module")
@@ -23,6 +29,15 @@ def reference(tiny_dir: Path) -> list[list[int]]:
     run = transformers_greedy(tiny_dir, PROMPTS, NUM_TOKENS)
     assert run.smallest_gap > SMALLEST_GAP
     return run.tokens
+
+
+@pytest.fixture(scope="module", autouse=True)
+def always_worth_loading() -> Iterator[None]:
+    """Whether it is depends on times, and the tokens must not."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Costs, "is_worth_host", lambda costs: True)
+        patch.setattr(Costs, "is_worth_disk", lambda costs: True)
+        yield
 
 
 # What happens between two events: so many steps, and then
@@ -54,7 +69,9 @@ EVENTS = st.lists(
     max_batch_tokens=st.sampled_from([8, 33, 2048]),
     max_running=st.sampled_from([1, 3, 8]),
     max_itl_stretch=st.sampled_from([None, 1.2]),
-    enable_prefix_cache=st.sampled_from([True, True, False]),
+    enable_prefix_cache=st.sampled_from([True, True, True, False]),
+    num_host_pages=st.sampled_from([0, 3, 20, 300]),
+    has_cache_dir=st.sampled_from([False, False, True]),
 )
 def test_any_schedule_gives_the_reference_tokens(
     tiny_dir: Path,
@@ -66,45 +83,55 @@ def test_any_schedule_gives_the_reference_tokens(
     max_running: int,
     max_itl_stretch: float | None,
     enable_prefix_cache: bool,
+    num_host_pages: int,
+    has_cache_dir: bool,
     max_in_flight: int,
 ) -> None:
-    driver = Driver(
-        make_core(
-            tiny_dir,
-            max_in_flight=max_in_flight,
-            page_size=page_size,
-            num_pages=max(2, -(-LONGEST // page_size) + spare_pages),
-            max_batch_tokens=max_batch_tokens,
-            max_running=max_running,
-            max_itl_stretch=max_itl_stretch,
-            enable_prefix_cache=enable_prefix_cache,
+    with tempfile.TemporaryDirectory() as pages_dir:
+        below: dict[str, Any] = {}
+        if enable_prefix_cache and num_host_pages:
+            below["host_cache_gib"] = num_host_pages * page_size * TOKEN_BYTES / 2**30
+        if enable_prefix_cache and has_cache_dir:
+            below["cache_dir"] = pages_dir
+        driver = Driver(
+            make_core(
+                tiny_dir,
+                max_in_flight=max_in_flight,
+                page_size=page_size,
+                num_pages=max(2, -(-LONGEST // page_size) + spare_pages),
+                max_batch_tokens=max_batch_tokens,
+                max_running=max_running,
+                max_itl_stretch=max_itl_stretch,
+                enable_prefix_cache=enable_prefix_cache,
+                **below,
+            )
         )
-    )
-    wanted: dict[str, tuple[list[int], int]] = {}
-    for num_steps, event in events:
-        for _ in range(num_steps):
-            driver.step()
-        if event[0] == "add":
-            _, row, max_tokens, n, namespace = event
-            name = f"r{len(wanted)}"
-            wanted[name] = (reference[row][:max_tokens], n)
-            driver.add(make_request(name, PROMPTS[row], max_tokens, n=n, namespace=namespace))
-        else:
-            # One of the newest: the others have mostly ended.
-            driver.abort(f"r{len(wanted) - 1 - event[1]}", event[2])
-    driver.run()
-    for name, (tokens, n) in wanted.items():
-        indices = {index for other, index in driver.ends if other == name}
-        assert indices == set(range(n))
-        for index in range(n):
-            # Greedy choices of one prompt are all the same.
-            got = driver.tokens[name, index]
-            if driver.ends[name, index].finish_reason == "abort":
-                assert got == tokens[: len(got)]
+        wanted: dict[str, tuple[list[int], int]] = {}
+        for num_steps, event in events:
+            for _ in range(num_steps):
+                driver.step()
+            if event[0] == "add":
+                _, row, max_tokens, n, namespace = event
+                name = f"r{len(wanted)}"
+                wanted[name] = (reference[row][:max_tokens], n)
+                driver.add(make_request(name, PROMPTS[row], max_tokens, n=n, namespace=namespace))
             else:
-                assert got == tokens
-                assert driver.ends[name, index].finish_reason == "length"
-    driver.assert_nothing_leaked()
+                # One of the newest: the others have mostly ended.
+                driver.abort(f"r{len(wanted) - 1 - event[1]}", event[2])
+        driver.run()
+        for name, (tokens, n) in wanted.items():
+            indices = {index for other, index in driver.ends if other == name}
+            assert indices == set(range(n))
+            for index in range(n):
+                # Greedy choices of one prompt are all the same.
+                got = driver.tokens[name, index]
+                if driver.ends[name, index].finish_reason == "abort":
+                    assert got == tokens[: len(got)]
+                else:
+                    assert got == tokens
+                    assert driver.ends[name, index].finish_reason == "length"
+        driver.assert_nothing_leaked()
+        driver.core.close()
 
 
 @pytest.mark.parametrize(("seed", "max_in_flight"), [(0, 1), (1, 2)])

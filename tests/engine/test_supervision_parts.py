@@ -26,7 +26,15 @@ from radixserve.engine.watchdog import Watchdog
 from radixserve.errors import InvalidRequestError
 from radixserve.ids import Namespace, RequestId
 from radixserve.sampling.params import SamplingDefaults, SamplingParams
-from radixserve.types import NO_HINTS, CacheHints, CacheInfo, EngineInfo, EngineRequest, EngineStats
+from radixserve.types import (
+    NO_HINTS,
+    CacheHints,
+    CacheInfo,
+    EngineInfo,
+    EngineRequest,
+    EngineStats,
+    TierInfo,
+)
 
 # -- blame ----------------------------------------------------------------------------------------
 
@@ -239,25 +247,27 @@ def test_quarantine_is_bounded() -> None:
 # -- figures --------------------------------------------------------------------------------------
 
 
+INFO = EngineInfo(
+    model="",
+    model_dir="",
+    architecture="",
+    num_parameters=0,
+    device="",
+    dtype="",
+    attention="",
+    max_model_len=1,
+    vocab_size=1,
+    page_size=4,
+    num_pages=9,
+    kv_cache_bytes=1,
+    eos_token_ids=[],
+    sampling_defaults=SamplingDefaults(),
+    load_seconds=0,
+)
+
+
 def test_counters_go_on_and_gauges_do_not() -> None:
-    info = EngineInfo(
-        model="",
-        model_dir="",
-        architecture="",
-        num_parameters=0,
-        device="",
-        dtype="",
-        attention="",
-        max_model_len=1,
-        vocab_size=1,
-        page_size=4,
-        num_pages=9,
-        kv_cache_bytes=1,
-        eos_token_ids=[],
-        sampling_defaults=SamplingDefaults(),
-        load_seconds=0,
-    )
-    figures = Figures(info)
+    figures = Figures(INFO)
     empty = figures.now
     assert empty.cache.free_pages == empty.cache.total_pages == 9
     used = CacheInfo(free_pages=1, cached_pages=3, in_use_pages=5, total_pages=9, page_size=4)
@@ -281,6 +291,44 @@ def test_counters_go_on_and_gauges_do_not() -> None:
         assert (now.num_steps, now.generated_tokens, now.num_running) == (11, 60, 2)
         assert now.admissions == {"evicted": 3, "diverged": 1, "complete": 4}
         assert now.cache == used
+
+
+def test_counters_of_tiers_go_on() -> None:
+    info = replace(INFO, num_host_pages=6)
+    figures = Figures(info)
+    empty = figures.now.tiers
+    assert empty is not None
+    assert empty.host_free_pages == empty.host_total_pages == 6
+    assert Figures(INFO).now.tiers is None
+    tiers = TierInfo(
+        host_free_pages=1,
+        host_cached_pages=2,
+        host_in_use_pages=3,
+        host_total_pages=6,
+        disk_pages=7,
+        disk_bytes=8,
+        disk_limit_bytes=9,
+        host_loaded_pages=10,
+        disk_loaded_pages=20,
+        disk_stored_pages=30,
+        rejected_files=40,
+        lost_pages=50,
+    )
+    stats = replace(figures.now, host_tokens=5, disk_tokens=6, tiers=tiers)
+    figures.update(stats)
+    assert figures.now == stats
+    figures.restart()
+    figures.update(stats)
+    now = figures.now
+    assert (now.host_tokens, now.disk_tokens) == (10, 12)
+    assert now.tiers == replace(
+        tiers,
+        host_loaded_pages=20,
+        disk_loaded_pages=40,
+        disk_stored_pages=60,
+        rejected_files=80,
+        lost_pages=100,
+    )
 
 
 # -- directories ----------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from radixserve import LLM, RequestOutput, SamplingParams
+from radixserve.tiers.costs import Costs
 from tests.engine.reference import (
     SMALLEST_GAP,
     family_prompts,
@@ -111,7 +112,42 @@ def under_pressure(llm: LLM) -> None:
     assert stats.computed_tokens > cold
 
 
+def again(llm: LLM, params: Any) -> Answers:
+    """Twice, in a pool too small to keep everything."""
+    cold = together(llm, params)
+    warm = together(llm, params)
+    assert cold == warm
+    return warm
+
+
+def from_host_memory(llm: LLM) -> None:
+    stats = llm.stats()
+    assert stats.tiers is not None
+    assert stats.evicted_pages > 10
+    assert stats.host_tokens >= 16
+    assert stats.tiers.host_loaded_pages > 10
+    assert stats.disk_tokens == 0
+
+
+def from_little_host_memory(llm: LLM) -> None:
+    stats = llm.stats()
+    assert stats.tiers is not None
+    assert stats.tiers.host_free_pages == 0
+    assert stats.tiers.host_loaded_pages > 3
+    # What was given up below was computed once more.
+    assert stats.computed_tokens > sum(map(len, PROMPTS))
+
+
+def from_files(llm: LLM) -> None:
+    stats = llm.stats()
+    assert stats.tiers is not None
+    assert stats.tiers.disk_stored_pages > 5
+    assert stats.tiers.host_loaded_pages + stats.tiers.disk_loaded_pages > 3
+    assert stats.tiers.rejected_files == 0
+
+
 SMALLEST_POOL = -(-(LONGEST - 1) // 16)
+SMALL_POOL = SMALLEST_POOL + 8
 
 CONDITIONS = {
     "together": Condition({}, together),
@@ -140,7 +176,31 @@ CONDITIONS = {
     "tiny_pool_without_prefix_cache": Condition(
         {"num_pages": SMALLEST_POOL, "enable_prefix_cache": False}, together, under_pressure
     ),
+    "host_tier": Condition(
+        {"num_pages": SMALL_POOL, "host_cache_gib": 0.01}, again, from_host_memory
+    ),
+    "host_tier_in_small_chunks_and_pages": Condition(
+        {
+            "num_pages": 5 * SMALLEST_POOL,
+            "page_size": 4,
+            "max_batch_tokens": 16,
+            "max_running": 16,
+            "host_cache_gib": 0.01,
+        },
+        again,
+        from_host_memory,
+    ),
+    "tiny_host_tier": Condition(
+        {"num_pages": SMALL_POOL, "host_cache_gib": 2e-4}, again, from_little_host_memory
+    ),
+    "cache_dir": Condition({"num_pages": SMALL_POOL, "cache_dir": "pages"}, again, from_files),
+    "cache_dir_behind_a_tiny_host_tier": Condition(
+        {"num_pages": SMALL_POOL, "cache_dir": "pages", "host_cache_gib": 2e-4}, again, from_files
+    ),
 }
+
+GREEDY_ONLY = {"host_tier", "host_tier_in_small_chunks_and_pages", "cache_dir"}
+"""Conditions that are much like others; sampling takes its time."""
 
 DEFAULTS: dict[str, Any] = {
     "dtype": "float32",
@@ -148,6 +208,14 @@ DEFAULTS: dict[str, Any] = {
     "page_size": 16,
     "num_threads": 1,
 }
+
+
+@pytest.fixture(autouse=True)
+def always_worth_loading(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Whether it is depends on times, and the tokens must not. ``cache_dir`` is relative here."""
+    monkeypatch.setattr(Costs, "is_worth_host", lambda costs: True)
+    monkeypatch.setattr(Costs, "is_worth_disk", lambda costs: True)
+    monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture(scope="module")
@@ -178,7 +246,7 @@ def test_greedy_tokens_are_the_same(name: str, tiny_dir: Path, greedy_answers: A
         assert llm.cache_info().in_use_pages == 0
 
 
-@pytest.mark.parametrize("name", CONDITIONS)
+@pytest.mark.parametrize("name", [name for name in CONDITIONS if name not in GREEDY_ONLY])
 def test_sampled_tokens_are_the_same(name: str, loose_dir: Path, sampled_answers: Answers) -> None:
     condition = CONDITIONS[name]
     with LLM(str(loose_dir), **DEFAULTS | condition.settings) as llm:
@@ -186,6 +254,30 @@ def test_sampled_tokens_are_the_same(name: str, loose_dir: Path, sampled_answers
         condition.check(llm)
         llm.check_invariants()
         assert llm.cache_info().in_use_pages == 0
+
+
+def test_a_restart_changes_no_token(
+    tiny_dir: Path, loose_dir: Path, greedy_answers: Answers, sampled_answers: Answers
+) -> None:
+    """What another engine has written is loaded, by one that has computed nothing yet."""
+    settings = DEFAULTS | {"num_pages": SMALL_POOL, "cache_dir": "pages"}
+    for directory, params, expected in (
+        (tiny_dir, GREEDY, greedy_answers),
+        (loose_dir, SAMPLED, sampled_answers),
+    ):
+        with LLM(str(directory), **settings) as llm:
+            assert together(llm, params) == expected
+        with LLM(str(directory), **settings) as llm:
+            before = llm.stats()
+            assert together(llm, params) == expected
+            after = llm.stats()
+            llm.check_invariants()
+        assert before.tiers is not None
+        assert before.tiers.disk_pages > 20
+        # Every prompt finds its whole pages, there or where another one has just loaded them.
+        whole = sum((len(prompt) - 1) // 16 * 16 for prompt in PROMPTS)
+        assert after.cached_tokens >= whole
+        assert after.disk_tokens >= 16 * 20
 
 
 def test_sampled_reference_is_fit_to_test_with(sampled_answers: Answers) -> None:

@@ -60,6 +60,15 @@ class Submitted:
         return bytes(self.prompt_ids).decode("utf-8")
 
 
+@dataclass(frozen=True)
+class Ahead:
+    """A prefix that is to be computed ahead of its request."""
+
+    text: str
+    namespace: Namespace
+    tenant: str
+
+
 class FakeStream:
     """Deltas of one submission, each let through by the engine's gate."""
 
@@ -198,6 +207,7 @@ class FakeEngine:
         self.asked: list[tuple[list[int], Namespace]] = []
         self.cleared: list[Namespace | None] = []
         self.public_prefixes: list[list[int]] = []
+        self.ahead: list[Ahead] = []
 
     @property
     def stats(self) -> EngineStats:
@@ -255,6 +265,17 @@ class FakeEngine:
             if len(prefix) > MAX_MODEL_LEN:
                 raise ContextLengthError("the prompt is too long", param="prompt")
         self.public_prefixes = [list(prefix) for prefix in prefixes]
+
+    def prefill_ahead(
+        self,
+        prompt_ids: Sequence[int],
+        *,
+        namespace: Namespace = DEFAULT_NAMESPACE,
+        tenant: str = "",
+    ) -> None:
+        if len(prompt_ids) >= MAX_MODEL_LEN:
+            raise ContextLengthError("the prompt is too long", param="prompt")
+        self.ahead.append(Ahead(bytes(prompt_ids).decode(), namespace, tenant))
 
     async def explain(
         self, prompt_ids: Sequence[int], *, namespace: Namespace = DEFAULT_NAMESPACE

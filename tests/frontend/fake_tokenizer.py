@@ -9,6 +9,7 @@ from radixserve.text.chat_formats import ChatFormats
 from radixserve.text.tokenizer import ChatPrompt
 from radixserve.text.tool_calls.format import ToolFormat
 from radixserve.text.tool_calls.registry import TOOL_FORMATS
+from radixserve.text.vocabulary import DecoderRules
 
 
 class FakeTokenizer:
@@ -23,7 +24,10 @@ class FakeTokenizer:
         self.variables: Mapping[str, Any] = {}
         """Those of the last rendering."""
         self.template_variables = frozenset({"tools"})
-        self.vocabulary = SimpleNamespace(special_tokens={})
+        self.vocabulary = SimpleNamespace(
+            special_tokens={}, rules=DecoderRules(byte_level=True), piece=self.token_bytes
+        )
+        self.added_tokens: Mapping[int, Any] = {}
 
     def encode(
         self, text: str, *, add_special_tokens: bool = True, param: str = "prompt"
@@ -41,6 +45,22 @@ class FakeTokenizer:
         variables: Mapping[str, Any] | None = None,
         continues_last: bool = False,
     ) -> ChatPrompt:
+        text = self.render_prompt(
+            messages, tools=tools, variables=variables, continues_last=continues_last
+        )
+        return ChatPrompt(text=text, ids=self.encode(text))
+
+    def sample_renderings(self) -> list[str]:
+        return []
+
+    def render_prompt(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        tools: Sequence[Mapping[str, Any]] = (),
+        variables: Mapping[str, Any] | None = None,
+        continues_last: bool = False,
+    ) -> str:
         self.variables = variables or {}
         lines = [f"tools: {json.dumps(list(tools))}\n"] if tools else []
         for message in messages:
@@ -50,8 +70,7 @@ class FakeTokenizer:
             lines.append(f"{message['role']}: {content}\n")
             lines += [f"call: {json.dumps(call)}\n" for call in message.get("tool_calls", ())]
         text = "".join(lines)
-        text = text.removesuffix("\n") if continues_last else f"{text}assistant: {self.opening}"
-        return ChatPrompt(text=text, ids=self.encode(text))
+        return text.removesuffix("\n") if continues_last else f"{text}assistant: {self.opening}"
 
     def chat_template(self, *, with_tools: bool) -> Any:
         return SimpleNamespace(variables=self.template_variables)

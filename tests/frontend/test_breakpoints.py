@@ -8,7 +8,9 @@ import pytest
 from radixserve.demo import write_byte_tokenizer
 from radixserve.demo.byte_tokenizer import CHATML_TEMPLATE
 from radixserve.errors import InvalidRequestError
+from radixserve.ids import DEFAULT_NAMESPACE, Namespace
 from radixserve.sampling.params import SamplingParams
+from radixserve.text.token_memory import TokenMemory
 from radixserve.text.tokenizer import Tokenizer
 from radixserve.types import PrefixMark
 from radixserve_frontend.breakpoints import (
@@ -20,6 +22,9 @@ from radixserve_frontend.breakpoints import (
 from radixserve_frontend.conversation import Conversation, prepare_chat
 from tests.frontend.fake_engine import FakeEngine
 from tests.frontend.http_calls import chat, error_of
+
+MAX_BYTES = 2**20
+PARAMS = SamplingParams()
 
 SYSTEM: dict[str, Any] = {"role": "system", "content": "Be brief."}
 FIRST: dict[str, Any] = {"role": "user", "content": "Hello!"}
@@ -58,9 +63,11 @@ def moody(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
 def marked(tokenizer: Tokenizer, messages: list[dict[str, Any]], *cuts: Any) -> list[str]:
     """The texts of the prefixes that cutting after these messages marks."""
     conversation = Conversation(messages=messages)
-    prompt_ids = prepare_chat(tokenizer, conversation, SamplingParams()).prompt_ids
+    memory = TokenMemory(tokenizer, MAX_BYTES)
+    chat = prepare_chat(memory, DEFAULT_NAMESPACE, conversation, SamplingParams())
+    prompt_ids = chat.prompt_ids
     breakpoints = [Breakpoint(cut, 1.0 + place) for place, cut in enumerate(cuts)]
-    hints = conversation_hints(tokenizer, conversation, prompt_ids, breakpoints)
+    hints = conversation_hints(memory, DEFAULT_NAMESPACE, conversation, prompt_ids, breakpoints)
     assert not hints.returns_soon
     assert [mark.keep_s for mark in hints.marks] == [1.0 + place for place in range(len(cuts))]
     return [
@@ -108,10 +115,39 @@ def test_a_cut_that_cannot_be_rendered_marks_everything(moody: Tokenizer) -> Non
 def test_where_nothing_is_in_common_nothing_is_marked(tmp_path: Path) -> None:
     counting = tokenizer_with(tmp_path / "counting", "{{ messages|length }}" + CHATML_TEMPLATE)
     conversation = Conversation(messages=[FIRST, ANSWER, SECOND])
-    prompt_ids = prepare_chat(counting, conversation, SamplingParams()).prompt_ids
+    memory = TokenMemory(counting, MAX_BYTES)
+    chat = prepare_chat(memory, DEFAULT_NAMESPACE, conversation, SamplingParams())
+    prompt_ids = chat.prompt_ids
     breakpoints = [Breakpoint([FIRST], 1.0), Breakpoint(None, 2.0)]
-    hints = conversation_hints(counting, conversation, prompt_ids, breakpoints)
+    hints = conversation_hints(memory, DEFAULT_NAMESPACE, conversation, prompt_ids, breakpoints)
     assert hints.marks == (PrefixMark(num_tokens=len(prompt_ids), keep_s=2.0),)
+
+
+@pytest.mark.parametrize("namespace", ["", "another"])
+def test_marks_count_in_the_tokens_of_the_prompt(tmp_path: Path, namespace: str) -> None:
+    """An answer comes in the tokens that were generated; a cut behind it counts those."""
+    tokenizer = tokenizer_with(tmp_path / "speaking", CHATML_TEMPLATE)
+    memory = TokenMemory(tokenizer, MAX_BYTES)
+    first = prepare_chat(
+        memory, DEFAULT_NAMESPACE, Conversation(messages=[FIRST]), SamplingParams()
+    )
+    # Tokens without text: that is how these ids differ from the tokenizer's.
+    nameless = tokenizer.vocab_size + 7
+    memory.learn(first.tail, [*b"Hi", nameless, nameless, *b"."])
+    messages = [FIRST, ANSWER, SECOND]
+    chat = prepare_chat(memory, Namespace(namespace), Conversation(messages=messages), PARAMS)
+    hints = conversation_hints(
+        memory,
+        Namespace(namespace),
+        Conversation(messages=messages),
+        chat.prompt_ids,
+        [Breakpoint(messages[:2], 1.0)],
+    )
+    (mark,) = hints.marks
+    marked_ids = chat.prompt_ids[: mark.num_tokens]
+    text = tokenizer.decode(marked_ids, skip_special_tokens=False)
+    assert text.endswith("assistant\nHi.<|im_end|>\n<|im_start|>")
+    assert marked_ids.count(nameless) == (2 if namespace == "" else 0)
 
 
 def test_cuts_are_safe_from_what_comes_later() -> None:

@@ -1,10 +1,12 @@
 """``cache_report`` in the answers of both endpoints, and the operator's three cache endpoints."""
 
+from dataclasses import replace
 from typing import Any
 
 import httpx
 import pytest
 
+from radixserve.types import EngineStats, TierInfo
 from radixserve_frontend.app import create_app
 from tests.frontend.fake_engine import FakeEngine, fails, says
 from tests.frontend.http_calls import CHAT, MESSAGES, PROMPT, chat, complete, error_of, events_of
@@ -13,7 +15,7 @@ from tests.frontend.test_metrics_health import scrape
 
 REPORT = {
     "prompt_tokens": 24,
-    "sources": {"device": 10, "in_flight": 6, "computed": 8},
+    "sources": {"device": 10, "host": 0, "disk": 0, "in_flight": 6, "computed": 8},
     "matched_tokens": 16,
     "cause": "diverged",
     "evicted_seconds_ago": None,
@@ -103,7 +105,7 @@ async def test_stats() -> None:
     assert response.json() == {
         "pages": {"free": 1000, "cached": 20, "in_use": 4, "total": 1024, "size_tokens": 16},
         "prompt_tokens": 100,
-        "sources": {"device": 20, "in_flight": 5, "computed": 75},
+        "sources": {"device": 20, "host": 0, "disk": 0, "in_flight": 5, "computed": 75},
         "hit_rate": 0.25,
         "admissions": {
             "complete": 1,
@@ -115,6 +117,7 @@ async def test_stats() -> None:
             "scored": 0,
         },
         "evicted_pages": 3,
+        "tiers": None,
         "namespaces": 2,
         "nodes": 7,
         "eviction_policy": "LRU",
@@ -127,8 +130,67 @@ async def test_metrics_by_source_and_cause() -> None:
     assert samples[by_source % "device"] == 20
     assert samples[by_source % "in_flight"] == 5
     assert samples[by_source % "computed"] == 75
+    assert samples[by_source % "host"] == samples[by_source % "disk"] == 0
+    assert not any("disk_" in name or "host_pages" in name for name in samples)
     assert samples["radixserve_admissions_total{cause=evicted}"] == 2
     assert samples["radixserve_admissions_total{cause=never_seen}"] == 0
+
+
+TIERS = TierInfo(
+    host_free_pages=1,
+    host_cached_pages=2,
+    host_in_use_pages=3,
+    host_total_pages=6,
+    disk_pages=7,
+    disk_bytes=800,
+    disk_limit_bytes=9000,
+    host_loaded_pages=10,
+    disk_loaded_pages=11,
+    disk_stored_pages=12,
+    rejected_files=13,
+    lost_pages=14,
+)
+
+
+class TieredEngine(FakeEngine):
+    """One with tiers, out of which prompts were served."""
+
+    @property
+    def stats(self) -> EngineStats:
+        return replace(super().stats, host_tokens=8, disk_tokens=4, prefilled_tokens=9, tiers=TIERS)
+
+
+async def test_stats_and_metrics_of_tiers() -> None:
+    told = (await get(TieredEngine(), "/cache/stats")).json()
+    by_source = {"device": 8, "host": 8, "disk": 4, "in_flight": 5, "computed": 75}
+    assert told["sources"] == by_source
+    assert told["tiers"] == {
+        "host_pages": {"free": 1, "cached": 2, "in_use": 3, "total": 6},
+        "disk": {"pages": 7, "bytes": 800, "limit_bytes": 9000},
+        "loaded_pages": {"host": 10, "disk": 11},
+        "stored_files": 12,
+        "rejected_files": 13,
+        "lost_pages": 14,
+    }
+    samples = await scrape(create_app(TieredEngine(), config_of()))
+    for source, num_tokens in by_source.items():
+        name = f"radixserve_prompt_tokens_by_source_total{{source={source}}}"
+        assert samples[name] == num_tokens
+    for name, value in (
+        ("host_pages{state=free}", 1),
+        ("host_pages{state=cached}", 2),
+        ("host_pages{state=in_use}", 3),
+        ("disk_pages", 7),
+        ("disk_bytes", 800),
+        ("disk_limit_bytes", 9000),
+        ("loaded_pages_total{source=host}", 10),
+        ("loaded_pages_total{source=disk}", 11),
+        ("disk_stored_pages_total", 12),
+        ("rejected_files_total", 13),
+        ("lost_pages_total", 14),
+        ("prefilled_tokens_total", 9),
+    ):
+        assert samples[f"radixserve_{name}"] == value, name
 
 
 async def test_explain_a_conversation() -> None:

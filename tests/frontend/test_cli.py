@@ -140,6 +140,20 @@ async def test_banner_says_what_is_served_and_what_to_try() -> None:
     assert '"model": "it\'s"' in shown.stdout
 
 
+async def test_banner_tells_of_tiers() -> None:
+    info = replace(FakeEngine().info, num_host_pages=2048, cache_dir="/kept/here")
+    assert info.kv_cache_bytes == 2**30
+    config = ServerConfig(model="m", host_cache_gib=2.0, cache_dir="/kept", cache_dir_gib=1.5)
+    text = banner(info, config, "http://h:1", None)
+    assert "host cache  2,048 pages = 32,768 tokens (2.00 GiB)" in text
+    assert "kept in     /kept/here (at most 1.5 GiB)" in text
+    staged = banner(info, replace(config, host_cache_gib=None), "http://h:1", None)
+    assert "host cache" not in staged
+    assert "kept in" in staged
+    plain = banner(FakeEngine().info, ServerConfig(model="m"), "http://h:1", None)
+    assert "kept in" not in plain
+
+
 def test_logging_goes_to_our_own_loggers_only() -> None:
     # In a process of its own: logging is global.
     code = (

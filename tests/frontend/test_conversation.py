@@ -7,8 +7,10 @@ from typing import Any, cast
 import pytest
 
 from radixserve.errors import InvalidRequestError
+from radixserve.ids import DEFAULT_NAMESPACE
 from radixserve.sampling.params import SamplingParams
 from radixserve.text.answer import ContentText, PlainAnswer, ReasoningText
+from radixserve.text.token_memory import TokenMemory
 from radixserve.text.tokenizer import Tokenizer
 from radixserve.text.tool_calls.registry import TOOL_FORMATS
 from radixserve_frontend.conversation import (
@@ -28,7 +30,8 @@ PARAMS = SamplingParams(max_tokens=7)
 
 
 def prepare(conversation: Conversation, tokenizer: FakeTokenizer | None = None) -> PreparedChat:
-    return prepare_chat(cast(Tokenizer, tokenizer or FakeTokenizer()), conversation, PARAMS)
+    memory = TokenMemory(cast(Tokenizer, tokenizer or FakeTokenizer()), max_bytes=0)
+    return prepare_chat(memory, DEFAULT_NAMESPACE, conversation, PARAMS)
 
 
 def test_a_plain_chat() -> None:

@@ -7,23 +7,19 @@ tokenizer joins many of them.
 import json
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import httpx
 import pytest
 
 from radixserve.demo.model import write_demo_model
 from radixserve.engine.async_engine import AsyncEngine
-from radixserve.engine.interface import TextDelta
-from radixserve.text.answer import PlainAnswer
+from radixserve.ids import DEFAULT_NAMESPACE
+from radixserve.text.token_memory import TokenMemory
 from radixserve.text.tokenizer import Tokenizer
 from radixserve.text.vocabulary import byte_alphabet
 from radixserve_frontend.app import create_app
 from radixserve_frontend.config import ServerConfig
-from radixserve_frontend.dialect import Totals
-from radixserve_frontend.openai.responses.continuation import continue_ids
-from radixserve_frontend.openai.responses.objects import ResponseFrame
-from radixserve_frontend.openai.responses.reply import Finished, ResponseReply
 from tests.engine.in_process_client import client_of, use_in_process_client
 from tests.frontend.http_fixtures import calling
 
@@ -209,52 +205,40 @@ async def test_a_template_that_rewrites_answers_is_obeyed(
         assert cached(second) >= first["usage"]["input_tokens"] - 1
 
 
+async def test_without_a_memory_the_text_is_tokenized_as_it_is(
+    model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_in_process_client(monkeypatch)
+    async for talk in talk_to(model_dir, token_memory_mib=0):
+        first = await talk("What is there then?")
+        second = await talk("Go on.", previous_response_id=first["id"])
+        rendered = talk.engine.tokenizer.encode_chat(
+            [
+                {"role": "user", "content": "What is there then?"},
+                {"role": "assistant", "content": text_of(first)},
+                {"role": "user", "content": "Go on."},
+            ]
+        )
+        assert second["usage"]["input_tokens"] == len(rendered)
+        assert cached(second) < computed(first)
+
+
 def test_continued_ids(model_dir: Path) -> None:
     tokenizer = Tokenizer.from_dir(model_dir)
+
+    def continued(answer_ids: list[int], text: str) -> list[int]:
+        """The ids of ``text``, where "in the " was answered with these."""
+        memory = TokenMemory(tokenizer, 2**20)
+        tail = memory.encode(DEFAULT_NAMESPACE, "in the ").tail
+        memory.learn(tail, answer_ids)
+        return memory.encode(DEFAULT_NAMESPACE, text).ids
+
     stored = [*tokenizer.encode("in the "), *b"then"]
-    rendered = tokenizer.encode("in the then<|im_end|>on")
-    continued = continue_ids(tokenizer, stored, rendered)
-    assert continued == [*stored, *tokenizer.encode("<|im_end|>on")]
-    assert continued != rendered
-    for other in ("in the th", "in the than<|im_end|>on", ""):
-        ids = tokenizer.encode(other)
-        assert continue_ids(tokenizer, stored, ids) == ids
+    rendered = "in the then<|im_end|>on"
+    assert continued([*b"then"], rendered) == [*stored, *tokenizer.encode("<|im_end|>on")]
+    assert continued([*b"then"], rendered) != tokenizer.encode(rendered)
+    for other in ("in th", "on the then<|im_end|>on", ""):
+        assert continued([*b"then"], other) == tokenizer.encode(other)
     # Half a character at the end: the replacement that a client saw is what is said from now on.
-    half = [*tokenizer.encode("in the "), 0xC3]
-    seen = tokenizer.encode("in the \ufffd<|im_end|>on")
-    assert (
-        tokenizer.decode(continue_ids(tokenizer, half, seen), skip_special_tokens=False)
-        == "in the \ufffd<|im_end|>on"
-    )
-
-
-class Spacing:
-    """A tokenizer that puts a space before whatever it encodes, as some do."""
-
-    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
-        return [*b" ", *text.encode()]
-
-    def decode(self, ids: list[int], *, skip_special_tokens: bool) -> str:
-        return bytes(ids).decode()
-
-
-def test_a_tokenizer_that_adds_a_space_is_not_believed() -> None:
-    rendered = [*b"one two three"]
-    assert continue_ids(cast(Tokenizer, Spacing()), [*b"one two"], rendered) == rendered
-
-
-@pytest.mark.parametrize("reason", ["stop", "length"])
-def test_the_token_that_ends_an_answer_is_no_part_of_what_goes_on(reason: Any) -> None:
-    kept: list[Finished] = []
-    reply = ResponseReply(
-        ResponseFrame("resp_1", {}),
-        PlainAnswer(),
-        cast(Tokenizer, Spacing()),
-        marks=(),
-        keep=kept.append,
-    )
-    reply.add(0, TextDelta(index=0, text="a", token_ids=[1]))
-    reply.add(0, TextDelta(index=0, text="b", token_ids=[2, 3], finish_reason=reason))
-    reply.answer(Totals(prompt_tokens=1, cached_tokens=0, generated_tokens=3))
-    assert kept[0].token_ids == ([1, 2] if reason == "stop" else [1, 2, 3])
-    assert [block.text for block in kept[0].blocks] == ["ab"]
+    seen = continued([0xC3], "in the \ufffd<|im_end|>on")
+    assert tokenizer.decode(seen, skip_special_tokens=False) == "in the \ufffd<|im_end|>on"

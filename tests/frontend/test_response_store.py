@@ -1,6 +1,5 @@
 """The store of answers: bounded in number, tokens and age, and nobody reads another's."""
 
-import numpy as np
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -15,7 +14,7 @@ def stored(num_tokens: int, num_bytes: int = 0) -> StoredResponse:
         response={},
         input_items=[],
         messages=[],
-        token_ids=np.arange(num_tokens, dtype=np.int32),
+        num_tokens=num_tokens,
         num_bytes=num_bytes,
     )
 

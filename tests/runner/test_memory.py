@@ -2,12 +2,13 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from radixserve.config import EngineConfig
 from radixserve.errors import ConfigError
-from radixserve.memory import DEFAULT_SHARE, available_bytes, pages_for
+from radixserve.memory import DEFAULT_SHARE, available_bytes, host_pages_for, pages_for
 
 GIB = 1 << 30
 
@@ -160,3 +161,56 @@ def test_a_pool_smaller_than_one_context_is_refused(kv_cache_gib: float | None) 
     config = EngineConfig(kv_cache_gib=kv_cache_gib)
     with pytest.raises(ConfigError, match=r"holds \d+ pages .* max_model_len \(8000\).*needs 501"):
         pages(config, page_bytes=1 << 20, max_model_len=8000, available=10 << 20)
+
+
+def host_pages(
+    *, page_bytes: int = 1 << 20, available: int = 64 * GIB, on_cpu: bool = True, **settings: Any
+) -> int:
+    return host_pages_for(
+        EngineConfig(**settings),
+        page_bytes=page_bytes,
+        available=available,
+        takes_kv_cache=on_cpu,
+    )
+
+
+def test_no_host_tier_unless_asked_for() -> None:
+    assert host_pages() == 0
+
+
+def test_host_memory_is_as_large_as_asked_for() -> None:
+    assert host_pages(host_cache_gib=2.0) == 2048
+    assert host_pages(host_cache_gib=2.0, cache_dir="/somewhere") == 2048
+
+
+@pytest.mark.parametrize(
+    ("page_bytes", "expected"), [(100, 1024), (1 << 17, 512), (1 << 20, 64), (8 << 20, 64)]
+)
+def test_a_directory_alone_takes_room_for_pages_on_their_way(
+    page_bytes: int, expected: int
+) -> None:
+    assert host_pages(page_bytes=page_bytes, cache_dir="/somewhere") == expected
+
+
+def test_a_host_tier_that_does_not_fit_is_refused() -> None:
+    with pytest.raises(
+        ConfigError, match=r"host_cache_gib: 3\.00 GiB\) does not fit: 2\.00 .*; lower host_cache"
+    ):
+        host_pages(host_cache_gib=3.0, available=2 * GIB)
+    with pytest.raises(ConfigError, match=r"for cache_dir: .* does not fit: .*leave cache_dir out"):
+        host_pages(cache_dir="/somewhere", available=1 << 20)
+    assert host_pages(host_cache_gib=2.0, available=2 * GIB) == 2048
+
+
+def test_what_both_tiers_ask_for_must_fit_together_where_memory_is_one() -> None:
+    sizes: dict[str, Any] = {"host_cache_gib": 1.5, "kv_cache_gib": 1.0, "available": 2 * GIB}
+    with pytest.raises(ConfigError, match=r"beside a KV cache of 1\.00 GiB.*or kv_cache_gib"):
+        host_pages(**sizes)
+    assert host_pages(**sizes, on_cpu=False) == 1536
+    # A number of pages overrides their size.
+    assert host_pages(**sizes, num_pages=9) == 1536
+
+
+def test_a_host_tier_of_hardly_a_page_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"holds 1 pages of 1048576 bytes; it must hold two"):
+        host_pages(host_cache_gib=1.5 / 1024)

@@ -21,6 +21,7 @@ from radixserve.runner.runner import ModelRunner
 from radixserve.sampling.noise import choice_seed
 from radixserve.sampling.params import SamplingDefaults, SamplingParams
 from radixserve.scheduler.plan import PlannedRow, StepPlan
+from radixserve.tiers.moves import Load, Moves, SlotId, Store
 from radixserve.types import SampledToken
 from tests.support.checkpoints import load_reference, make_checkpoint
 
@@ -124,6 +125,117 @@ def test_a_copied_page_serves_as_the_original(runner: ModelRunner) -> None:
     again.num_computed_tokens = 9
     run(runner, (again, 1), copies=(PageCopy(PageId(2), PageId(9)),))
     assert again.output_ids.tolist() == first.output_ids.tolist()
+
+
+@pytest.fixture(scope="module")
+def tiered(checkpoint: Path) -> ModelRunner:
+    page_gib = 3 * 2 * PAGE_SIZE * 2 * 32 * 4 / 2**30
+    return runner_of(checkpoint, host_cache_gib=8.5 * page_gib)
+
+
+def moves_of(stores: list[tuple[int, int]], loads: list[tuple[int, int]]) -> Moves:
+    """Stores as (page, slot), loads as (slot, page)."""
+    return Moves(
+        tuple(Store(PageId(page), SlotId(slot)) for page, slot in stores),
+        tuple(Load(SlotId(slot), PageId(page)) for slot, page in loads),
+    )
+
+
+def test_loaded_pages_serve_as_computed_ones(tiered: ModelRunner) -> None:
+    """Stored by a plan that also has rows, which overwrite what is stored; loaded by a plan that
+    has nothing else to do."""
+    assert (tiered.info.num_host_pages, tiered.host_pages is not None) == (8, True)
+    prompt = prompts()[-1][:10]
+    first = request_of(prompt, [0, 1, 2, 3], temperature=0.0)
+    run(tiered, (first, 10))
+    other = request_of(prompts()[-2], [0, 1, 2, 3, 4], temperature=0.0)
+    moves = moves_of([(0, 7), (1, 3)], [])
+    stored = tiered.run(StepPlan((PlannedRow(other, 0, 17, 1),), (), moves))
+    assert len(stored.sampled) == 1
+    assert stored.moved_s > 0
+    loaded = tiered.run(StepPlan((), (), moves_of([], [(7, 20), (3, 21)])))
+    assert (loaded.sampled, loaded.scores) == ((), ())
+    assert loaded.moved_s > 0
+    again = request_of(prompt, [20, 21, 22], temperature=0.0)
+    again.num_computed_tokens = 8
+    run(tiered, (again, 2))
+    assert again.output_ids.tolist() == first.output_ids.tolist()
+    for keys, values in tiered._kv.layers:
+        for page, copy in ((0, 20), (1, 21)):
+            assert not torch.equal(keys[copy], keys[page]), "the rows have overwritten it since"
+            assert not torch.equal(values[copy], values[page])
+
+
+def test_moves_between_steps_leave_pending_tokens_pending(tiered: ModelRunner) -> None:
+    prompt = prompts()[2]
+    plain = request_of(prompt, list(range(10)), temperature=0.0)
+    for _ in range(3):
+        run(tiered, (plain, 100))
+    ahead = request_of(prompt, list(range(10)), temperature=0.0)
+    first = tiered.launch(StepPlan((PlannedRow(ahead, 0, len(prompt), 1),), ()))
+    moved = tiered.launch(StepPlan((), (), moves_of([(30, 0)], [])))
+    # Its input is what the first step has sampled, which nobody has told the host yet.
+    second = tiered.launch(StepPlan((PlannedRow(ahead, len(prompt), 1, 1),), ()))
+    tokens = [step.wait().sampled for step in (first, moved, second)]
+    assert tokens[1] == ()
+    found = [row[0].token_id for step in tokens for row in step if row[0] is not None]
+    assert found == plain.output_ids[:2].tolist()
+
+
+def test_a_launch_that_fails_has_waited_for_its_moves(
+    tiered: ModelRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[str] = []
+
+    class Noted:
+        def wait(self) -> float:
+            events.append("moved")
+            return 0.0
+
+    def fail(*_: object) -> None:
+        events.append("failed")
+        raise RuntimeError("no such batch")
+
+    monkeypatch.setattr(tiered.host_pages, "perform", lambda _: Noted())
+    monkeypatch.setattr(tiered._batches, "build", fail)
+    request = request_of(prompts()[2], list(range(10)), temperature=0.0)
+    with pytest.raises(RuntimeError, match="no such batch"):
+        tiered.launch(StepPlan((PlannedRow(request, 0, 4, 1),), (), moves_of([(1, 0)], [])))
+    assert events == ["failed", "moved"]
+
+
+def test_a_step_has_ended_when_its_moves_have(
+    tiered: ModelRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Noted:
+        def wait(self) -> float:
+            return 0.125
+
+    monkeypatch.setattr(tiered.host_pages, "perform", lambda _: Noted())
+    request = request_of(prompts()[2], list(range(10)), temperature=0.0)
+    row = PlannedRow(request, 0, 4, 1)
+    for rows in ((row,), ()):
+        assert tiered.run(StepPlan(rows, (), moves_of([(1, 0)], []))).moved_s == 0.125
+
+
+def test_moves_without_host_pages_are_refused(runner: ModelRunner) -> None:
+    assert (runner.info.num_host_pages, runner.host_pages) == (0, None)
+    with pytest.raises(AssertionError, match="no host pages"):
+        runner.launch(StepPlan((), (), moves_of([(1, 0)], [])))
+
+
+def test_the_pool_leaves_room_for_the_host_tier(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page_bytes = 3 * 2 * PAGE_SIZE * 2 * 32 * 4
+    monkeypatch.setattr(make, "available_bytes", lambda: 2000 * page_bytes)
+    settings: dict[str, Any] = {"num_pages": None, "max_model_len": 64}
+    gib = 1000 * page_bytes / 2**30
+    alone, beside = (
+        runner_of(checkpoint, host_cache_gib=size, **settings).info for size in (None, gib)
+    )
+    assert (alone.num_pages, alone.num_host_pages) == (800, 0)
+    assert (beside.num_pages, beside.num_host_pages) == (400, 1000)
 
 
 def test_forks_draw_as_their_choices_would_alone(runner: ModelRunner) -> None:

@@ -1,19 +1,30 @@
 """Planning ahead, driven by hypothesis: launches, results, ends and failures in every order.
 
 The rules are what an engine's host can do at any moment. After each of them the scheduler's numbers
-agree with the steps in flight and the cache's with the leases; in the end every answer is the
-oracle's, or the beginning of it where the request was aborted or its step failed.
+agree with the steps in flight, the cache's with the leases, and the tiers' with their slots; in the
+end every answer is the oracle's, or the beginning of it where the request was aborted or its step
+failed. The disk below ends its jobs in any order, if at all, and some of them fail.
 """
 
+from functools import cache
+
+import numpy as np
+import numpy.typing as npt
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from radixserve.ids import RequestId
-from tests.support.simulation import Fault, Pace, Simulation, oracle
+from radixserve.tiers.page_names import PageKey
+from tests.support.simulation import Fault, Pace, Simulation, oracle, written
 
 LONGEST = 24
 STEMS = [[1, 2, 3, 1, 2, 1, 3, 3, 2, 1, 2, 2], [1, 2, 3, 1, 1, 1, 2, 3, 1, 3, 2, 1]]
+
+
+@cache
+def _files(page_size: int) -> dict[PageKey, npt.NDArray[np.uint8]]:
+    return written(STEMS, page_size)
 
 
 class Ahead(RuleBasedStateMachine):
@@ -24,7 +35,10 @@ class Ahead(RuleBasedStateMachine):
         spare_pages=st.integers(0, 8),
         max_running=st.integers(1, 5),
         extra_tokens=st.sampled_from([0, 3, 12]),
-        enable_prefix_cache=st.sampled_from([True, True, False]),
+        enable_prefix_cache=st.sampled_from([True, True, True, False]),
+        num_slots=st.sampled_from([0, 1, 4, 6, 30]),
+        has_disk=st.sampled_from([True, True, False]),
+        has_files=st.booleans(),
     )
     def begin(
         self,
@@ -36,7 +50,11 @@ class Ahead(RuleBasedStateMachine):
         max_running: int,
         extra_tokens: int,
         enable_prefix_cache: bool,
+        num_slots: int,
+        has_disk: bool,
+        has_files: bool,
     ) -> None:
+        num_slots *= enable_prefix_cache
         self.sim = Simulation(
             max_in_flight=depth,
             pace=pace,
@@ -46,6 +64,9 @@ class Ahead(RuleBasedStateMachine):
             max_batch_tokens=max_running + extra_tokens,
             enable_prefix_cache=enable_prefix_cache,
             max_overtakes=1,
+            num_slots=num_slots,
+            has_disk=has_disk and num_slots > 0,
+            files=dict(_files(page_size)) if has_files else None,
         )
         self.enable_prefix_cache = enable_prefix_cache
         self.wanted: dict[str, tuple[list[int], int, int, frozenset[int]]] = {}
@@ -86,12 +107,26 @@ class Ahead(RuleBasedStateMachine):
     @precondition(lambda self: len(self.sim.in_flight) < self.sim.runner.max_in_flight)
     @rule(
         max_chunk_tokens=st.sampled_from([None, None, 1, 4]),
+        max_moved_pages=st.sampled_from([None, 1, 2]),
         fault=st.sampled_from([Fault.NONE] * 12 + [Fault.LAUNCH, Fault.WAIT, Fault.LOGITS]),
+        is_refused=st.sampled_from([False] * 7 + [True]),
     )
-    def launch(self, *, max_chunk_tokens: int | None, fault: Fault) -> None:
+    def launch(
+        self,
+        *,
+        max_chunk_tokens: int | None,
+        max_moved_pages: int | None,
+        fault: Fault,
+        is_refused: bool,
+    ) -> None:
+        """``is_refused``: the next allocation of pages fails."""
         self.sim.runner.next_fault = fault
-        self.sim.launch(max_chunk_tokens=max_chunk_tokens, check=False)
+        self.sim.pool.fails = is_refused
+        self.sim.launch(
+            max_chunk_tokens=max_chunk_tokens, max_moved_pages=max_moved_pages, check=False
+        )
         self.sim.runner.next_fault = Fault.NONE
+        self.sim.pool.fails = False
 
     @precondition(lambda self: self.sim.in_flight)
     @rule()
@@ -106,9 +141,24 @@ class Ahead(RuleBasedStateMachine):
                 self.sim.land(check=False)
             self.sim.step(check=False)
 
-    @rule()
-    def clear(self) -> None:
+    @precondition(lambda self: self.sim.disk is not None and self.sim.disk.under_way)
+    @rule(which=st.integers(0, 5), fails=st.sampled_from([False, False, False, True]))
+    def end_one(self, *, which: int, fails: bool) -> None:
+        """The disk has done something, or failed to."""
+        assert self.sim.disk is not None
+        self.sim.disk.num_failures = int(fails)
+        self.sim.disk.end_one(which)
+
+    @rule(num_pages=st.integers(1, 6))
+    def evict(self, *, num_pages: int) -> None:
+        """Somebody else needs room."""
+        self.sim.cache.evict(num_pages)
+
+    @rule(is_below_too=st.booleans())
+    def clear(self, *, is_below_too: bool) -> None:
         self.sim.cache.clear()
+        if is_below_too and self.sim.tiers is not None:
+            self.sim.tiers.clear()
 
     @invariant()
     def everything_agrees(self) -> None:
@@ -140,4 +190,4 @@ class Ahead(RuleBasedStateMachine):
 
 
 TestAhead = Ahead.TestCase
-TestAhead.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestAhead.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)

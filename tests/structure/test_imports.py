@@ -15,12 +15,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "config": {"errors"},
     "types": {"ids", "sampling.params"},
     "threads": set(),
+    "fair_stack": set(),
     "request": {"ids", "types", "cache", "sampling.params", "sampling.constraint"},
     "memory": {"errors", "config"},
     "device": COMMON,
     "cache": COMMON,
     "tiers": COMMON | {"cache"},
-    "scheduler": COMMON | {"request", "cache", "tiers", "sampling.params", "sampling.constraint"},
+    "scheduler": COMMON
+    | {"fair_stack", "request", "cache", "tiers", "sampling.params", "sampling.constraint"},
     "sampling": COMMON | {"device", "radixserve_kernels"},
     "attention": COMMON | {"device", "radixserve_kernels"},
     "model": COMMON | {"device", "attention", "sampling.params", "radixserve_kernels"},
@@ -59,6 +61,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     | {
         "engine.async_engine",
         "engine.interface",
+        "fair_stack",
         "text",
         "demo",
         "sampling.params",

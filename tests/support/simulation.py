@@ -8,6 +8,10 @@ next token, a function of the prefix, tells whether the whole history was right.
 It is a device, too: it runs steps in the order in which they were launched, from what was staged at
 their launch, and takes tokens that the host does not know yet from the samples of the steps before.
 How far it lags behind the host is its ``Pace``. Samples are revealed by ``wait`` alone.
+
+With host slots it performs moves between these and its pages: stores, then loads, before the
+copies. What a step that fails was to load is lost; so is whatever is computed from that, and a row
+that does samples a token that no oracle knows.
 """
 
 import random
@@ -16,6 +20,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 import numpy as np
+import numpy.typing as npt
 
 from radixserve.cache.prefix_cache import PageCopy, PrefixCache
 from radixserve.ids import Namespace, PageArray, RequestId
@@ -23,11 +28,20 @@ from radixserve.request import Request
 from radixserve.sampling.params import SamplingParams
 from radixserve.scheduler.plan import PlannedRow, StepPlan, StepResult
 from radixserve.scheduler.scheduler import Scheduler
-from radixserve.types import EngineRequest, SampledToken, TokenDelta
+from radixserve.tiers.costs import Costs
+from radixserve.tiers.moves import Moves
+from radixserve.tiers.page_names import PageKey, PageNamer
+from radixserve.tiers.tiers import Tiers
+from radixserve.types import CacheReport, EngineRequest, SampledToken, TokenDelta
+from tests.cache.failing_pool import FailingPool
+from tests.support.slow_disk import SlowDisk
 
 VOCAB_SIZE = 50
 _MASK = (1 << 61) - 1
 _JUNK = -2
+_LOST = -3
+LOST_TOKEN = VOCAB_SIZE + 1
+"""What a row says that goes on from keys which were never loaded."""
 
 
 def extend_hash(prefix_hash: int, token: int) -> int:
@@ -100,6 +114,7 @@ class SimulatedStep:
     ordinal: int
     rows: list[_Row]
     copies: tuple[PageCopy, ...]
+    moves: Moves
     fault: Fault
     sampled: list[tuple[SampledToken | None, ...]] = field(default_factory=list)
     has_run: bool = False
@@ -123,8 +138,13 @@ class SimulatedRunner:
         max_in_flight: int = 1,
         pace: Pace = Pace.AT_LAUNCH,
         seed: int = 0,
+        host: npt.NDArray[np.int64] | None = None,
     ) -> None:
+        """``host``: int64[num_slots, page_size], the host tier's memory."""
         self.max_in_flight = max_in_flight
+        self.host = np.empty((0, page_size), dtype=np.int64) if host is None else host
+        self.num_loaded_pages = 0
+        self.num_stored_pages = 0
         self.content = np.full((num_pages, page_size), -1, dtype=np.int64)
         self.num_computed_tokens = 0
         self.plans: list[StepPlan] = []
@@ -143,10 +163,11 @@ class SimulatedRunner:
         return self.launch(plan).wait()
 
     def launch(self, plan: StepPlan) -> SimulatedStep:
-        assert plan.rows, "an empty plan is not launched"
+        assert not plan.is_empty, "an empty plan is not launched"
         fault, self.next_fault = self.next_fault, Fault.NONE
         rows = [self._stage(row) for row in plan.rows]
-        step = SimulatedStep(self, len(self.plans), rows, plan.copies, fault)
+        self._check_loads(plan)
+        step = SimulatedStep(self, len(self.plans), rows, plan.copies, plan.moves, fault)
         self._queue.append(step)
         if fault is Fault.LAUNCH:
             raise DeviceError("the step cannot be launched")
@@ -185,6 +206,35 @@ class SimulatedRunner:
             request.is_to_fork,
         )
 
+    def _check_loads(self, plan: StepPlan) -> None:
+        size = self.content.shape[1]
+        pages: list[int] = []
+        for load in plan.loads:
+            lease = load.request.lease
+            assert lease is not None
+            assert load.start % size == load.num_tokens % size == 0, "no whole pages"
+            assert load.request.num_launched_tokens == load.start + load.num_tokens
+            assert load.start // size >= lease.num_shared_pages, "a load into a page of the tree"
+            first = load.start // size
+            own = lease.page_table[first : first + load.num_tokens // size]
+            assert len(own) * size == load.num_tokens, "no page for a planned load"
+            pages += own.tolist()
+        assert pages == [load.page for load in plan.moves.loads]
+        assert not {row.request for row in plan.rows} & {load.request for load in plan.loads}
+        sources = {load.slot for load in plan.moves.loads}
+        targets = [store.slot for store in plan.moves.stores]
+        assert not sources & set(targets), "a slot is source and target in one step"
+        assert len(set(targets)) == len(targets), "two stores into one slot"
+        assert len(set(pages)) == len(pages), "two loads into one page"
+
+    def _move(self, moves: Moves, *, is_lost: bool) -> None:
+        for store in moves.stores:
+            self.host[store.slot] = _JUNK if is_lost else self.content[store.page]
+        for load in moves.loads:
+            self.content[load.page] = _LOST if is_lost else self.host[load.slot]
+        self.num_stored_pages += len(moves.stores)
+        self.num_loaded_pages += len(moves.loads)
+
     def _run(self, step: SimulatedStep) -> None:
         step.has_run = True
         sources = {copy.source for copy in step.copies}
@@ -193,13 +243,15 @@ class SimulatedRunner:
         assert len(set(targets)) == len(targets), "two copies into one page"
         is_lost = step.fault in (Fault.LAUNCH, Fault.WAIT)
         if is_lost:
-            self._spoiled.update(row.request for row in step.rows)
+            # Who is going to compute all of it again is not spoiled for good.
+            self._spoiled.update(row.request for row in step.rows if not self._is_void(row))
+        self._move(step.moves, is_lost=is_lost)
         for copy in step.copies:
             self.content[copy.target] = _JUNK if is_lost else self.content[copy.source]
         writers: dict[int, Request] = {}
         has_broken_logits = step.fault is Fault.LOGITS
         for row in step.rows:
-            current = self._run_row(row, writers)
+            current, counts_on_lost = self._run_row(row, writers)
             self.num_computed_tokens += row.end - row.start
             samples: tuple[SampledToken | None, ...] = ()
             if row.num_samples and has_broken_logits:
@@ -210,7 +262,9 @@ class SimulatedRunner:
                 first = 0 if row.is_to_fork else row.request.index
                 seed = (row.request.params.seed or 0) + first
                 samples = tuple(
-                    SampledToken(next_token(current, seed + choice))
+                    SampledToken(
+                        LOST_TOKEN if counts_on_lost else next_token(current, seed + choice)
+                    )
                     for choice in range(row.num_samples)
                 )
             if len(samples) == 1:
@@ -218,29 +272,45 @@ class SimulatedRunner:
                 self._samples.setdefault(row.request, {})[row.end] = token
             step.sampled.append(samples)
 
-    def _run_row(self, row: _Row, writers: dict[int, Request]) -> int:
-        """Read a row's context back, write its own slots; the hash of everything up to its end."""
+    def _is_void(self, row: _Row) -> bool:
+        """Whether anything that a row is to go on from was lost."""
+        size = self.content.shape[1]
+        context = (self.content[row.table[i // size], i % size] for i in range(row.start))
+        return any(content == _LOST for content in context)
+
+    def _run_row(self, row: _Row, writers: dict[int, Request]) -> tuple[int, bool]:
+        """Read a row's context back, write its own slots; the hash of everything up to its end, and
+        whether any of it was lost."""
         request = row.request
         size = self.content.shape[1]
         sampled = self._samples.get(request, {})
         tokens = row.known[: row.end]
         tokens += [sampled[position] for position in range(len(tokens), row.end)]
         current = prefix_hash(request.namespace, [])
+        is_lost = False
         for position, token in enumerate(tokens):
             current = extend_hash(current, token)
             page, offset = int(row.table[position // size]), position % size
             if position >= row.start:
                 assert writers.setdefault(page, request) is request, "two rows write into one page"
                 self.content[page, offset] = _JUNK if request in self._spoiled else current
-            elif request not in self._spoiled:
+                if is_lost:
+                    self.content[page, offset] = _LOST
+            elif self.content[page, offset] == _LOST:
+                is_lost = True
+            elif request not in self._spoiled and not is_lost:
                 assert self.content[page, offset] == current, (
                     f"{request}: position {position} holds somebody else's keys"
                 )
-        return current
+        return current, is_lost
 
 
 class Simulation:
-    """A scheduler, its cache and a simulated runner, and everything they have said."""
+    """A scheduler, its cache and a simulated runner, and everything they have said.
+
+    With ``num_slots`` there is a host tier, and with ``has_disk`` a disk below, whose jobs end when
+    a test says so, and one whenever nothing else can go on. ``files``: what another one has left.
+    """
 
     def __init__(
         self,
@@ -253,19 +323,43 @@ class Simulation:
         max_overtakes: int = 64,
         max_in_flight: int = 1,
         pace: Pace = Pace.AT_LAUNCH,
+        num_slots: int = 0,
+        has_disk: bool = False,
+        files: dict[PageKey, npt.NDArray[np.uint8]] | None = None,
     ) -> None:
-        self.cache = PrefixCache(num_pages, page_size)
-        self.runner = SimulatedRunner(num_pages, page_size, max_in_flight=max_in_flight, pace=pace)
+        self.pool = FailingPool(num_pages)
+        self.cache = PrefixCache(num_pages, page_size, pool=self.pool)
+        buffer = np.zeros((num_slots, 8 * page_size), dtype=np.uint8)
+        self.disk = SlowDisk(buffer, files) if has_disk else None
+        self.tiers: Tiers | None = None
+        if num_slots:
+            self.tiers = Tiers(
+                PageNamer(b"simulated", page_size),
+                buffer,
+                self.cache.public_prefixes,
+                Costs(page_size),
+                self.disk,
+            )
+        self.runner = SimulatedRunner(
+            num_pages,
+            page_size,
+            max_in_flight=max_in_flight,
+            pace=pace,
+            host=buffer.view(np.int64),
+        )
         self.scheduler = Scheduler(
             self.cache,
             max_batch_tokens=max_batch_tokens,
             max_running=max_running,
             enable_prefix_cache=enable_prefix_cache,
             max_overtakes=max_overtakes,
+            tiers=self.tiers,
         )
         self.in_flight: deque[tuple[StepPlan, SimulatedStep]] = deque()
         self.answers: dict[tuple[str, int], list[int]] = {}
         self.ends: dict[tuple[str, int], TokenDelta] = {}
+        self.found: dict[str, CacheReport] = {}
+        """By request, with its first delta."""
         self.admitted: list[str] = []
 
     def add(
@@ -299,26 +393,52 @@ class Simulation:
         self.take(self.scheduler.abort(RequestId(name), index))
         self._check(check)
 
-    def step(self, *, max_chunk_tokens: int | None = None, check: bool = True) -> StepPlan:
+    def step(
+        self,
+        *,
+        max_chunk_tokens: int | None = None,
+        max_moved_pages: int | None = None,
+        check: bool = True,
+    ) -> StepPlan:
         """Plan and launch a step; then, if no more may be in flight or nothing could be planned,
         take in the oldest. Returns the plan."""
         if self._is_full():
             self.land(check=check)
-        plan = self.launch(max_chunk_tokens=max_chunk_tokens, check=check)
-        if self._is_full() or (self.in_flight and not plan.rows):
+        plan = self.launch(
+            max_chunk_tokens=max_chunk_tokens, max_moved_pages=max_moved_pages, check=check
+        )
+        if self._is_full() or (self.in_flight and plan.is_empty):
             self.land(check=check)
+        elif plan.is_empty and self.scheduler.has_work:
+            assert self.disk is not None
+            self.disk.end_one()
         return plan
 
-    def launch(self, *, max_chunk_tokens: int | None = None, check: bool = True) -> StepPlan:
+    def launch(
+        self,
+        *,
+        max_chunk_tokens: int | None = None,
+        max_moved_pages: int | None = None,
+        check: bool = True,
+    ) -> StepPlan:
         assert not self._is_full(), "wait first"
-        plan = self.scheduler.schedule(max_chunk_tokens=max_chunk_tokens)
-        assert plan.rows or self.in_flight or not self.scheduler.has_work, "nobody gets on"
+        is_to_fail = self.pool.fails
+        plan = self.scheduler.schedule(
+            max_chunk_tokens=max_chunk_tokens, max_moved_pages=max_moved_pages
+        )
+        may_be_empty = (
+            self.in_flight
+            or not self.scheduler.has_work
+            or self._is_disk_busy()
+            or (is_to_fail and not self.pool.fails)
+        )
+        assert may_be_empty or not plan.is_empty, "nobody gets on"
         self._check(check)
         for row in plan.rows:
             name = str(row.request.request_id)
             if name not in self.admitted:
                 self.admitted.append(name)
-        if plan.rows:
+        if not plan.is_empty:
             try:
                 self.in_flight.append((plan, self.runner.launch(plan)))
             except DeviceError as error:
@@ -327,6 +447,9 @@ class Simulation:
                 self.take(self.scheduler.fail(plan, str(error)))
                 self._check(check)
         return plan
+
+    def _is_disk_busy(self) -> bool:
+        return self.disk is not None and bool(self.disk.under_way)
 
     def _is_full(self) -> bool:
         return len(self.in_flight) >= self.runner.max_in_flight
@@ -349,6 +472,9 @@ class Simulation:
             key = (str(delta.request_id), delta.index)
             assert key not in self.ends, "a choice went on after its end"
             self.answers.setdefault(key, []).extend(delta.token_ids)
+            if delta.cache_report is not None:
+                assert delta.cache_report.matched_tokens == delta.num_cached_tokens
+                self.found[key[0]] = delta.cache_report
             if delta.finish_reason is not None:
                 self.ends[key] = delta
 
@@ -360,10 +486,40 @@ class Simulation:
             self.step(check=check)
         raise AssertionError(f"still not done after {max_steps} steps")
 
+    def rest(self) -> None:
+        """Let an idle engine do what is left to be done below."""
+        assert not self.scheduler.has_work
+        for _ in range(1000):
+            while self.disk is not None and self.disk.end_one():
+                pass
+            plan = self.launch()
+            if plan.is_empty and not self._is_disk_busy():
+                return
+            if self.in_flight:
+                self.land()
+        raise AssertionError("the tiers do not come to rest")
+
     def assert_no_leaks(self) -> None:
         assert not self.scheduler.has_work
         assert not self.in_flight
         info = self.cache.info()
         assert info.in_use_pages == 0
+        if self.tiers is not None:
+            self.rest()
+            below = self.tiers.info()
+            assert below.host_in_use_pages == 0
+            assert below.host_free_pages + below.host_cached_pages == below.host_total_pages
         assert info.free_pages + info.cached_pages == info.total_pages
         self.scheduler.check_invariants()
+
+
+def written(prompts: list[list[int]], page_size: int) -> dict[PageKey, npt.NDArray[np.uint8]]:
+    """The files of an engine that has served these prompts before."""
+    sim = Simulation(num_pages=200, page_size=page_size, num_slots=200, has_disk=True)
+    for prompt in prompts:
+        sim.add(str(prompt), prompt)
+    sim.run(check=False)
+    sim.rest()
+    assert sim.disk is not None
+    assert len(sim.disk.files) >= len(prompts[0]) // page_size
+    return sim.disk.files

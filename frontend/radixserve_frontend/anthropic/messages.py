@@ -9,12 +9,14 @@ from starlette.responses import Response
 from radixserve.engine.interface import Engine
 from radixserve.errors import InvalidRequestError
 from radixserve.sampling.params import SamplingParams
+from radixserve.text.token_memory import TokenMemory
 from radixserve_frontend.anthropic.conversion import convert
 from radixserve_frontend.anthropic.errors import anthropic_error
 from radixserve_frontend.anthropic.reply import MessageFacts, MessageReply
 from radixserve_frontend.anthropic.schema import CountTokensRequest, MessagesRequest
 from radixserve_frontend.body import in_thread, read_json_body
 from radixserve_frontend.breakpoints import conversation_hints
+from radixserve_frontend.caller import Caller, caller_of
 from radixserve_frontend.config import ServerConfig
 from radixserve_frontend.conversation import prepare_chat
 from radixserve_frontend.dialect import Arrival, Prepared, check_model
@@ -39,8 +41,9 @@ class MessagesDialect:
 
     endpoint = "/v1/messages"
 
-    def __init__(self, engine: Engine, config: ServerConfig) -> None:
+    def __init__(self, engine: Engine, memory: TokenMemory, config: ServerConfig) -> None:
         self._engine = engine
+        self._memory = memory
         self._config = config
 
     def shape_error(self, answer: ErrorAnswer) -> dict[str, Any]:
@@ -53,10 +56,14 @@ class MessagesDialect:
         check_model(request.model, self._config)
         converted = convert(request)
         params = _params(request)
-        tokenizer = self._engine.tokenizer
-        chat = prepare_chat(tokenizer, converted.conversation, params)
+        namespace = cache_namespace(request, arrival.caller)
+        chat = prepare_chat(self._memory, namespace, converted.conversation, params)
         hints = conversation_hints(
-            tokenizer, converted.conversation, chat.prompt_ids, converted.breakpoints
+            self._memory,
+            namespace,
+            converted.conversation,
+            chat.prompt_ids,
+            converted.breakpoints,
         )
         # Clients ask for more than a small model's context leaves, and expect what Anthropic's
         # models do then: an answer as long as there is room.
@@ -74,8 +81,9 @@ class MessagesDialect:
         return Prepared(
             job=Job(
                 prompts=[chat.prompt_ids],
+                tail=chat.tail,
                 params=params,
-                namespace=cache_namespace(request, arrival.caller),
+                namespace=namespace,
                 tenant=arrival.caller.tenant,
                 priority=request.priority or 0,
                 deadline_s=request.timeout,
@@ -86,6 +94,7 @@ class MessagesDialect:
             reply=MessageReply(facts, chat.new_parser()),
             stream=bool(request.stream),
             cache_report=bool(request.cache_report),
+            conversation=converted.conversation,
             field_names={**_NAMES, "grammar": _NAMES.get(chat.grammar_field, chat.grammar_field)},
         )
 
@@ -101,8 +110,8 @@ class CountTokensEndpoint:
 
     endpoint = "/v1/messages/count_tokens"
 
-    def __init__(self, engine: Engine, config: ServerConfig, lifecycle: Lifecycle) -> None:
-        self._engine = engine
+    def __init__(self, memory: TokenMemory, config: ServerConfig, lifecycle: Lifecycle) -> None:
+        self._memory = memory
         self._config = config
         self._lifecycle = lifecycle
 
@@ -112,14 +121,16 @@ class CountTokensEndpoint:
         record.shape_error = anthropic_error
         with self._lifecycle.receiving():
             body = await read_json_body(request, self._config.max_body_bytes)
-        num_tokens = await in_thread(request, body, self._count)
+        caller = caller_of(request.scope)
+        num_tokens = await in_thread(request, body, self._count, caller)
         return json_response({"input_tokens": num_tokens})
 
-    def _count(self, body: bytes) -> int:
+    def _count(self, body: bytes, caller: Caller) -> int:
         request = validate(CountTokensRequest, decode_json(body))
         check_model(request.model, self._config)
         conversation = convert(request).conversation
-        return len(prepare_chat(self._engine.tokenizer, conversation, SamplingParams()).prompt_ids)
+        chat = prepare_chat(self._memory, caller.namespace(), conversation, SamplingParams())
+        return len(chat.prompt_ids)
 
 
 def _params(request: MessagesRequest) -> SamplingParams:

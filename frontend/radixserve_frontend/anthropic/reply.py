@@ -13,7 +13,7 @@ stream pings in comments.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -112,6 +112,29 @@ class MessageReply:
             usage,
         )
         return {**message, **totals.extras}
+
+    def echo(self) -> Mapping[str, Any] | None:
+        """See ``Reply.echo``. Not of a warm-up, nor of an answer with a call that was cut off."""
+        content = [_complete(block) for block in self._numbers]
+        if not content or None in content:
+            return None
+        message: dict[str, Any] = {
+            "role": "assistant",
+            "content": "".join(block.text for block in self._numbers if block.kind == "text"),
+        }
+        thought = "".join(block.text for block in self._numbers if block.kind == "reasoning")
+        if thought:
+            message["reasoning_content"] = thought
+        calls = [
+            {
+                "id": _new(block)["id"],
+                "type": "function",
+                "function": {"name": block.name, "arguments": block.text or "{}"},
+            }
+            for block in self._numbers
+            if block.kind == "call"
+        ]
+        return message | ({"tool_calls": calls} if calls else {})
 
     def _feed(self, delta: TextDelta) -> list[BlockEvent]:
         events: list[BlockEvent] = []

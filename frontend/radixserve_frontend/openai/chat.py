@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 from radixserve.engine.interface import Engine
+from radixserve.text.token_memory import TokenMemory
 from radixserve_frontend.breakpoints import prefix_marks
 from radixserve_frontend.config import ServerConfig
 from radixserve_frontend.conversation import Conversation, prepare_chat
@@ -38,8 +39,9 @@ class ChatDialect:
 
     endpoint = "/v1/chat/completions"
 
-    def __init__(self, engine: Engine, config: ServerConfig) -> None:
+    def __init__(self, engine: Engine, memory: TokenMemory, config: ServerConfig) -> None:
         self._engine = engine
+        self._memory = memory
         self._config = config
 
     def shape_error(self, answer: ErrorAnswer) -> dict[str, Any]:
@@ -57,9 +59,10 @@ class ChatDialect:
         tokenizer = self._engine.tokenizer
         grammar = content_grammar(request)
         conversation = conversation_of(request, grammar.spec)
-        chat = prepare_chat(tokenizer, conversation, params)
+        namespace = cache_namespace(request, arrival.caller)
+        chat = prepare_chat(self._memory, namespace, conversation, params)
         breakpoints = message_breakpoints(request.messages, conversation.messages)
-        marks = prefix_marks(tokenizer, conversation, chat.prompt_ids, breakpoints)
+        marks = prefix_marks(self._memory, namespace, conversation, chat.prompt_ids, breakpoints)
         envelope = Envelope(
             response_id=f"chatcmpl-{arrival.request_id}",
             model=request.model,
@@ -68,8 +71,9 @@ class ChatDialect:
         return Prepared(
             job=Job(
                 prompts=[chat.prompt_ids],
+                tail=chat.tail,
                 params=chat.params,
-                namespace=cache_namespace(request, arrival.caller),
+                namespace=namespace,
                 tenant=arrival.caller.tenant,
                 priority=request.priority or 0,
                 deadline_s=request.timeout,
@@ -89,6 +93,7 @@ class ChatDialect:
             ),
             stream=request.wants_stream,
             cache_report=request.wants_cache_report,
+            conversation=conversation,
             field_names={
                 "prompt": "messages",
                 "max_tokens": max_tokens_field(request),

@@ -10,7 +10,7 @@ tokens, whatever the text turned out to be.
 """
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -173,6 +173,15 @@ class ChatReply:
             answer["prompt_logprobs"] = shown
         return answer
 
+    def echo(self) -> Mapping[str, Any] | None:
+        """See ``Reply.echo``. Of several choices nobody knows which one it will be; and thinking is
+        left out, as by most clients."""
+        if len(self._choices) > 1:
+            return None
+        (choice,) = self._choices
+        message = {"role": "assistant", "content": "".join(choice.content)}
+        return message | ({"tool_calls": _calls(choice)} if choice.calls else {})
+
     def _event(self, index: int, content: dict[str, Any], delta: TextDelta | None = None) -> bytes:
         event: dict[str, Any] = {
             "index": index,
@@ -190,9 +199,10 @@ class ChatReply:
 
 
 def _delta_of(choice: _Choice, part: AnswerPart) -> dict[str, Any]:
-    """A part as a chunk tells of it. *Mutates* ``choice``: it learns of its calls."""
+    """A part as a chunk tells of it. *Mutates* ``choice``: it keeps what is sent back."""
     match part:
         case ContentText(text):
+            choice.content.append(text)
             return {"content": text}
         case ReasoningText(text):
             return {"reasoning_content": text}
@@ -203,6 +213,7 @@ def _delta_of(choice: _Choice, part: AnswerPart) -> dict[str, Any]:
             new = {"index": index, "id": call.id, "type": "function", "function": function}
             return {"tool_calls": [new]}
         case ToolCallArguments(index, text):
+            choice.calls[index].arguments.append(text)
             return {"tool_calls": [{"index": index, "function": {"arguments": text}}]}
 
 
@@ -216,12 +227,16 @@ def _message(choice: _Choice) -> dict[str, Any]:
     if choice.reasoning:
         message["reasoning_content"] = "".join(choice.reasoning)
     if choice.calls:
-        message["tool_calls"] = [
-            {
-                "id": call.id,
-                "type": "function",
-                "function": {"name": call.name, "arguments": "".join(call.arguments)},
-            }
-            for call in choice.calls
-        ]
+        message["tool_calls"] = _calls(choice)
     return message
+
+
+def _calls(choice: _Choice) -> list[dict[str, Any]]:
+    return [
+        {
+            "id": call.id,
+            "type": "function",
+            "function": {"name": call.name, "arguments": "".join(call.arguments)},
+        }
+        for call in choice.calls
+    ]

@@ -108,6 +108,9 @@ class CompletionReply:
         if delta.prompt_logprobs is not None:
             self._scores[index // self._wanted.best_of] = delta.prompt_logprobs
 
+    def echo(self) -> None:
+        """See ``Reply.echo``. What becomes of a text nobody knows."""
+
     def answer(self, totals: Totals) -> dict[str, Any]:
         """See ``Reply.answer``."""
         choices = []

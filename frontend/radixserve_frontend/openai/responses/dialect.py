@@ -4,12 +4,10 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
-import numpy as np
-
 from radixserve.engine.interface import Engine
 from radixserve.errors import InvalidRequestError
-from radixserve.ids import TokenArray
 from radixserve.sampling.params import SamplingParams
+from radixserve.text.token_memory import TokenMemory
 from radixserve_frontend.breakpoints import conversation_hints
 from radixserve_frontend.config import ServerConfig
 from radixserve_frontend.conversation import prepare_chat
@@ -18,7 +16,6 @@ from radixserve_frontend.generation import Job
 from radixserve_frontend.http_errors import ErrorAnswer, openai_error
 from radixserve_frontend.json_text import decode_json
 from radixserve_frontend.openai.params import cache_namespace
-from radixserve_frontend.openai.responses.continuation import continue_ids
 from radixserve_frontend.openai.responses.conversion import Turns, answer_message
 from radixserve_frontend.openai.responses.objects import response_frame
 from radixserve_frontend.openai.responses.reply import Finished, ResponseReply
@@ -44,8 +41,11 @@ class ResponsesDialect:
 
     endpoint = "/v1/responses"
 
-    def __init__(self, engine: Engine, config: ServerConfig, store: ResponseStore) -> None:
+    def __init__(
+        self, engine: Engine, memory: TokenMemory, config: ServerConfig, store: ResponseStore
+    ) -> None:
         self._engine = engine
+        self._memory = memory
         self._config = config
         self._store = store
 
@@ -61,23 +61,22 @@ class ResponsesDialect:
         previous = self._previous(request, tenant)
         turns = Turns(request, () if previous is None else previous.messages)
         conversation = turns.conversation()
-        tokenizer = self._engine.tokenizer
+        namespace = cache_namespace(request, arrival.caller)
         try:
-            chat = prepare_chat(tokenizer, conversation, _params(request))
+            chat = prepare_chat(self._memory, namespace, conversation, _params(request))
         except InvalidRequestError as error:
             error.param = _NAMES.get(error.param or "", error.param)
             raise
-        prompt_ids = chat.prompt_ids
-        if previous is not None:
-            prompt_ids = continue_ids(tokenizer, previous.token_ids.tolist(), prompt_ids)
-        hints = conversation_hints(tokenizer, conversation, prompt_ids, turns.breakpoints)
+        hints = conversation_hints(
+            self._memory, namespace, conversation, chat.prompt_ids, turns.breakpoints
+        )
         # Not the request's id, which the client may choose: nobody's stored response may be
         # guessed or overwritten.
         frame = response_frame(f"resp_{uuid.uuid4().hex}", request)
         reply = ResponseReply(
             frame,
             chat.new_parser(),
-            tokenizer,
+            self._engine.tokenizer,
             marks=hints.marks,
             keep=(
                 self._keeper(
@@ -85,7 +84,7 @@ class ResponsesDialect:
                     frame.response_id,
                     input_items=_input_items(request),
                     messages=turns.messages,
-                    prompt_ids=np.asarray(prompt_ids, dtype=np.int32),
+                    num_prompt_tokens=len(chat.prompt_ids),
                     num_bytes=len(body),
                 )
                 if request.wants_store
@@ -94,9 +93,10 @@ class ResponsesDialect:
         )
         return Prepared(
             job=Job(
-                prompts=[prompt_ids],
+                prompts=[chat.prompt_ids],
+                tail=chat.tail,
                 params=chat.params,
-                namespace=cache_namespace(request, arrival.caller),
+                namespace=namespace,
                 tenant=tenant,
                 priority=request.priority or 0,
                 deadline_s=request.timeout,
@@ -107,6 +107,7 @@ class ResponsesDialect:
             reply=reply,
             stream=bool(request.stream),
             cache_report=bool(request.cache_report),
+            conversation=conversation,
             field_names={**_NAMES, "grammar": _NAMES.get(chat.grammar_field, chat.grammar_field)},
         )
 
@@ -117,18 +118,17 @@ class ResponsesDialect:
         *,
         input_items: Sequence[Mapping[str, Any]],
         messages: Sequence[Mapping[str, Any]],
-        prompt_ids: TokenArray,
+        num_prompt_tokens: int,
         num_bytes: int,
     ) -> Callable[[Finished], None]:
         """What to do with the complete answer. All that takes time is done before."""
 
         def keep(finished: Finished) -> None:
-            answer_ids = np.asarray(finished.token_ids, dtype=np.int32)
             stored = StoredResponse(
                 response=finished.response,
                 input_items=input_items,
                 messages=[*messages, answer_message(finished.blocks)],
-                token_ids=np.concatenate((prompt_ids, answer_ids)),
+                num_tokens=num_prompt_tokens + finished.num_tokens,
                 num_bytes=num_bytes + finished.num_logprobs * _LOGPROB_BYTES,
             )
             self._store.put(tenant, response_id, stored)

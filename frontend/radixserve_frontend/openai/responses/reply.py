@@ -13,7 +13,7 @@ Every event has the next sequence number; nothing follows the last one. They beg
 token, as chat's do.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +33,7 @@ from radixserve_frontend.dialect import Totals
 from radixserve_frontend.http_errors import MAX_MESSAGE_CHARS, ErrorAnswer, clip
 from radixserve_frontend.json_text import encode_json
 from radixserve_frontend.openai.logprobs import chat_logprobs
+from radixserve_frontend.openai.responses.conversion import answer_message
 from radixserve_frontend.openai.responses.objects import (
     ResponseFrame,
     item_id,
@@ -49,8 +50,7 @@ class Finished:
 
     response: dict[str, Any]
     blocks: Sequence[Block]
-    token_ids: Sequence[int]
-    """Without the token that ended it."""
+    num_tokens: int
     num_logprobs: int
     """How many log-probabilities ``response`` holds, each with its token: far more than a text."""
 
@@ -76,7 +76,7 @@ class ResponseReply:
         self._marks = marks
         self._keep = keep
         self._num_events = 0
-        self._token_ids: list[int] = []
+        self._num_tokens = 0
         self._logprobs: dict[Block, list[dict[str, Any]]] = {}
         self._pending_logprobs: list[dict[str, Any]] = []
         """Of tokens whose text is held back."""
@@ -114,6 +114,10 @@ class ResponseReply:
         """See ``Reply.answer``."""
         return self._finish(totals)
 
+    def echo(self) -> Mapping[str, Any]:
+        """See ``Reply.echo``."""
+        return answer_message(self._blocks.blocks)
+
     def _begin(self) -> bytes:
         if self._num_events:
             return b""
@@ -123,7 +127,7 @@ class ResponseReply:
         )
 
     def _feed(self, delta: TextDelta) -> list[BlockEvent]:
-        self._token_ids += delta.token_ids
+        self._num_tokens += len(delta.token_ids)
         if delta.logprobs is not None:
             self._pending_logprobs += chat_logprobs(delta.logprobs, self._tokenizer)["content"]
             self._num_logprobs += sum(1 + len(entry.top) for entry in delta.logprobs)
@@ -131,15 +135,13 @@ class ResponseReply:
         if delta.finish_reason is not None:
             events += self._blocks.finish()
             self._status = "incomplete" if delta.finish_reason == "length" else "completed"
-            if delta.finish_reason == "stop" and self._token_ids:
-                self._token_ids.pop()
         return events
 
     def _finish(self, totals: Totals) -> dict[str, Any]:
         usage = usage_object(totals, self._marks, self._blocks.reasoning_tokens)
         response = self._frame.object(self._status, self._output(), usage=usage)
         response.update(totals.extras)
-        self._keep(Finished(response, self._blocks.blocks, self._token_ids, self._num_logprobs))
+        self._keep(Finished(response, self._blocks.blocks, self._num_tokens, self._num_logprobs))
         return response
 
     def _output(self) -> list[dict[str, Any]]:

@@ -1,6 +1,6 @@
-"""Answers kept for a while, each with the very tokens it was made of.
+"""Answers kept for a while, each with the conversation that it belongs to.
 
-    tenant ──▶ id ──▶ the response as sent, its input, the conversation, prompt ids + answer ids
+    tenant ──▶ id ──▶ the response as sent, its input, the conversation
 
 Bounded three ways: a number of responses, a number of tokens (what text came along weighs as
 tokens, too), and an age. Where there is no room the tenant that holds most gives up its oldest, so
@@ -19,8 +19,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from radixserve.ids import TokenArray
-
 _BYTES_PER_TOKEN: Final = 4
 
 
@@ -34,15 +32,15 @@ class StoredResponse:
     """What came with the request itself."""
     messages: Sequence[Mapping[str, Any]]
     """The whole conversation without instructions, the answer included, as templates read it."""
-    token_ids: TokenArray
-    """Prompt and answer, int32[n], without the token that ended the answer."""
+    num_tokens: int
+    """Of the prompt and the answer: what the conversation weighs."""
     num_bytes: int
     """Of the text that came with the request, and of what came with the answer besides text."""
 
     @property
     def weight(self) -> int:
         """Roughly, in tokens, what it holds of its own."""
-        return len(self.token_ids) + self.num_bytes // _BYTES_PER_TOKEN
+        return self.num_tokens + self.num_bytes // _BYTES_PER_TOKEN
 
 
 @dataclass(slots=True)

@@ -1,0 +1,1 @@
+"""What ``bench/tier_chaos.py`` is made of."""
