@@ -26,7 +26,8 @@ from radixserve.config import DEMO_MODEL
 from radixserve.demo import DEMO_WARNING
 from radixserve.engine.async_engine import AsyncEngine
 from radixserve.errors import ConfigError
-from radixserve.text.template_lint import describe, lint
+from radixserve.text.template_lint import Finding, describe, lint
+from radixserve.text.tokenizer import Tokenizer
 from radixserve_frontend.app import create_app
 from radixserve_frontend.banner import banner
 from radixserve_frontend.config import ServerConfig, engine_config
@@ -134,10 +135,14 @@ async def serve(
     try:
         if prompts:
             share_prompts(engine, prompts)
-        findings = lint(engine.tokenizer)
-        if findings:
-            logger.warning("%s", describe(findings))
-        app = create_app(engine, config, recorder, keys=keys, tracer=tracer, findings=findings)
+        app = create_app(
+            engine,
+            config,
+            recorder,
+            keys=keys,
+            tracer=tracer,
+            findings=lint_template(engine.tokenizer),
+        )
         url = url_of(config.host, listener)
         warning = DEMO_WARNING if config.model == DEMO_MODEL else None
         server = DrainingServer(
@@ -161,6 +166,14 @@ async def serve(
                 await engine.aclose()
         logger.info("stopped")
     return 1 if engine.health.has_given_up else 0
+
+
+def lint_template(tokenizer: Tokenizer) -> tuple[Finding, ...]:
+    """What the chat template does to the cache: said once, in the log, and returned."""
+    findings = lint(tokenizer)
+    if findings:
+        logger.warning("%s", describe(findings))
+    return findings
 
 
 async def _stop_if_given_up(engine: AsyncEngine, server: DrainingServer) -> None:

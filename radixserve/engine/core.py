@@ -146,14 +146,10 @@ class EngineCore:
 
     def abort(self, request_id: RequestId, index: int | None = None) -> list[TokenDelta]:
         """End a request, or one of its choices, now. Unknown or ended ids are ignored."""
-        deltas = self._recover()
+        deltas = self._recover() + self._compiling.abort(request_id, index)
         # Somebody else may get what it has held.
         self._is_stalled = False
-        return (
-            deltas
-            + self._compiling.abort(request_id, index)
-            + self._scheduler.abort(request_id, index)
-        )
+        return deltas + self._scheduler.abort(request_id, index)
 
     @property
     def has_work(self) -> bool:
@@ -314,8 +310,7 @@ class EngineCore:
 
     def close(self) -> None:
         """End: what runs is aborted, and what was computed is kept on disk, if there is one, as far
-        as ``CLOSE_S`` seconds suffice. Nothing may be called afterwards but this, which then does
-        nothing. Without tiers there is nothing to end."""
+        as ``CLOSE_S`` seconds suffice. Idempotent; without tiers nothing is to be done."""
         if self._tiers is None or self._is_closed:
             return
         self._is_closed = True

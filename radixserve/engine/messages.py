@@ -1,9 +1,10 @@
 """What the engine process and its client say to each other, and how it is put into bytes.
 
 To the engine: ``Submit``, ``Abort``, ``WatchCache``, ``SetPublic``, ``PrefillAhead``, ``Ask``,
-``Ping``. From it: ``Ready`` or ``Failed`` once, then a ``Step`` after each step, an ``Answer`` to each question, a
-``Pong`` to each ``Ping``, and ``CacheEvents`` while it is told to. MessagePack by msgspec, typed on
-both ends: a message that does not fit its type is refused by the decoder, never half understood.
+``Ping``. From it: ``Ready`` or ``Failed`` once, then a ``Step`` after each step, an ``Answer`` to
+each question, a ``Pong`` to each ``Ping``, and ``CacheEvents`` while it is told to. MessagePack by
+msgspec, typed on both ends: a message that does not fit its type is refused by the decoder, never
+half understood.
 """
 
 import msgspec

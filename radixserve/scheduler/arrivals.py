@@ -11,12 +11,13 @@ preempted request are.
 Knows no queue and no pages. *Cost*: O(tokens).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from radixserve.ids import Namespace
 from radixserve.request import Request
+from radixserve.sampling.constraint import Constraint
 from radixserve.types import EngineRequest, ResumedChoice
 
 
@@ -36,6 +37,14 @@ def begin(
     for request, choice in zip(choices, resumed, strict=True):
         _resume(request, choice)
     return choices
+
+
+def constrain(choices: Sequence[Request], constraint: Constraint) -> None:
+    """Hold every choice to a grammar, of which ``constraint`` is at the beginning."""
+    # All forks before the first goes on.
+    constraints = [constraint, *(constraint.fork() for _ in choices[1:])]
+    for request, own in zip(choices, constraints, strict=True):
+        request.constrain(own)
 
 
 def fork(parent: Request, index: int, arrival: int) -> Request:

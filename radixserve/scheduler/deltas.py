@@ -3,8 +3,14 @@
 Knows requests, and neither queues nor pages. *Cost*: O(1), but for what is told once.
 """
 
+from typing import Final
+
 from radixserve.request import Request
-from radixserve.types import SampledToken, TokenDelta, TokenLogprob
+from radixserve.types import FinishReason, SampledToken, TokenDelta, TokenLogprob
+
+_BROKEN_LOGITS: Final = (
+    "no token could be chosen: the model's logits are not numbers, or every token is forbidden"
+)
 
 
 def delta_of(
@@ -30,3 +36,14 @@ def delta_of(
         prompt_logprobs=prompt_logprobs,
         error=error,
     )
+
+
+def end_without_token(request: Request) -> tuple[FinishReason, str | None]:
+    """How a request ends for which no token could be chosen: the reason, and the error if it is
+    one."""
+    constraint = request.constraint
+    if constraint is not None and not request.stop_token_ids and constraint.is_complete:
+        # Its answer is whole, and there is no token to say so.
+        return "stop", None
+    failure = constraint.failure if constraint is not None else None
+    return "error", failure or _BROKEN_LOGITS

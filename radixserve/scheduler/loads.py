@@ -239,15 +239,14 @@ class Loads:
             return []
         num_host, num_disk = loading.num_host_pages, loading.num_disk_pages
         slots = loading.take(num_pages)
-        if slots:
-            record.taken.append(
-                _Taken(
-                    first * size,
-                    (first + len(slots)) * size,
-                    loading.num_host_pages - num_host,
-                    loading.num_disk_pages - num_disk,
-                )
+        record.taken.append(
+            _Taken(
+                first * size,
+                (first + len(slots)) * size,
+                loading.num_host_pages - num_host,
+                loading.num_disk_pages - num_disk,
             )
+        )
         pages = lease.page_table[first : first + len(slots)]
         return [Load(slot, PageId(int(page))) for slot, page in zip(slots, pages, strict=True)]
 

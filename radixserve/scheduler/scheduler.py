@@ -13,10 +13,9 @@ A request may end (by a stop token, an abort, an error) with a row in flight. It
 at once and the row computes in vain: why that is safe is written in ``cache/prefix_cache.py``. When
 the row's plan is updated nothing comes of it, but its tokens count as computed, which they were.
 
-With ``tiers`` below the device pool (``tiers/tiers.py``) plans also have moves between the tiers,
-and a request of which these hold more than the tree loads before it computes (``loads.py``). What a
-step loads enters the tree in ``update`` as what it computes does. A step that fails costs no
-request its life that only loaded in it: it computes instead.
+With ``tiers`` below the device pool (``tiers/tiers.py``) plans also have moves, and a request of
+which these hold more than the tree loads before it computes (``loads.py``). What a step loads
+enters the tree in ``update``, too; if it fails, who only loaded in it computes instead.
 
 Ownership: the scheduler owns every request's progress and lease, and nobody else mutates either. It
 knows no tensors, no text and no clock. Not thread-safe. Costs: under 1 ms a step with 1,000 waiting
@@ -28,7 +27,7 @@ Forbidden: ``schedule`` before the previous plan has been launched; ``update`` o
 import logging
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
-from typing import Final
+from itertools import count
 
 from radixserve.cache.prefix_cache import Finding, PrefixCache
 from radixserve.errors import OutOfPagesError
@@ -37,9 +36,9 @@ from radixserve.request import Request, Status
 from radixserve.sampling.constraint import Constraint
 from radixserve.scheduler.admission import Admission
 from radixserve.scheduler.ahead import Ahead
-from radixserve.scheduler.arrivals import begin, fork
+from radixserve.scheduler.arrivals import begin, constrain, fork
 from radixserve.scheduler.check import check
-from radixserve.scheduler.deltas import delta_of
+from radixserve.scheduler.deltas import delta_of, end_without_token
 from radixserve.scheduler.fair_queue import FairQueue
 from radixserve.scheduler.in_flight import InFlight
 from radixserve.scheduler.keeping import keeps_of
@@ -59,10 +58,6 @@ from radixserve.types import (
 )
 
 logger = logging.getLogger(__name__)
-
-_BROKEN_LOGITS: Final = (
-    "no token could be chosen: the model's logits are not numbers, or every token is forbidden"
-)
 
 
 class Scheduler:
@@ -85,13 +80,11 @@ class Scheduler:
     ) -> None:
         if max_batch_tokens < max_running:
             raise ValueError(
-                f"max_batch_tokens ({max_batch_tokens}) must not be smaller than "
-                f"max_running ({max_running})"
+                f"max_batch_tokens ({max_batch_tokens}) is smaller than max_running ({max_running})"
             )
         if tiers is not None and not enable_prefix_cache:
             raise ValueError("tiers keep what requests share, and enable_prefix_cache is off")
         self.tiers = tiers
-        """What lies below the device pool; owned by the scheduler."""
         self._cache = cache
         self._max_running = max_running
         self._enable_prefix_cache = enable_prefix_cache
@@ -127,7 +120,7 @@ class Scheduler:
         self._in_flight = InFlight()
         self._choices: dict[RequestId, list[Request]] = {}
         """Every live request by id: one, or, once forked, ``n`` of them."""
-        self._num_arrivals = 0
+        self._next_arrival = count(1).__next__
         self._num_steps = 0
         self._computed_tokens = 0
         self._generated_tokens = 0
@@ -152,10 +145,7 @@ class Scheduler:
         self.ahead.make_way(namespace, choices[0].token_ids)
         self._choices[arrived.request_id] = choices
         if constraint is not None:
-            # All forks before the first goes on.
-            constraints = [constraint, *(constraint.fork() for _ in choices[1:])]
-            for request, own in zip(choices, constraints, strict=True):
-                request.constrain(own)
+            constrain(choices, constraint)
         for request in choices:
             self._admission.wait(request)
 
@@ -278,7 +268,8 @@ class Scheduler:
             if request.lease.pending_copy is not None:
                 self._cache.finish_copy(request.lease)
             if any(token is None for token in sampled):
-                deltas.extend(self._end_without_token(request))
+                reason, error = end_without_token(request)
+                deltas.extend(self._end(request, reason, error=error))
                 continue
             if row.num_scores:
                 request.take_scores(row.start, result.scores[number])
@@ -357,15 +348,6 @@ class Scheduler:
             if child.status is Status.WAITING:
                 self._admission.wait(child)
 
-    def _end_without_token(self, request: Request) -> list[TokenDelta]:
-        """End a request for which no token could be chosen."""
-        constraint = request.constraint
-        if constraint is not None and not request.stop_token_ids and constraint.is_complete:
-            # Its answer is whole, and there is no token to say so.
-            return self._end(request, "stop")
-        failure = constraint.failure if constraint is not None else None
-        return self._end(request, "error", error=failure or _BROKEN_LOGITS)
-
     def _end(
         self, request: Request, reason: FinishReason, *, error: str | None = None
     ) -> list[TokenDelta]:
@@ -410,11 +392,9 @@ class Scheduler:
             self._cache.forget(request.namespace)
         return delta_of(request, token, error=error)
 
-    def _next_arrival(self) -> int:
-        self._num_arrivals += 1
-        return self._num_arrivals
-
     def check_invariants(self) -> None:
         """Assert that queues, leases, cache and tiers agree. *Cost*: O(everything); for tests."""
-        live = [request for choices in self._choices.values() for request in choices]
-        check(live, self._running, self._waiting, self._in_flight, self._loads, self.ahead, self._cache)
+        own = [request for choices in self._choices.values() for request in choices]
+        check(
+            own, self._running, self._waiting, self._in_flight, self._loads, self.ahead, self._cache
+        )

@@ -21,8 +21,8 @@ Promises
 Knows no conversation, no template, no request. Safe to use from several threads; nothing waits for
 another thread's tokenizing.
 
-Cost: a known text of 100,000 tokens takes about 3 ms; ``learn`` less than half a millisecond for
-1,000 tokens.
+Cost: a known text of 100,000 tokens takes 1 ms in long turns, 3 ms in turns of 50 tokens;
+``learn`` takes a fifth of a millisecond for 1,000 tokens.
 """
 
 from collections.abc import Sequence
@@ -67,16 +67,14 @@ class TokenMemory:
         self._vocabulary = tokenizer.vocabulary
         self._known = KnownSegments(max_bytes)
         self._is_on = max_bytes > 0
+        rules = tokenizer.vocabulary.rules
+        self._hides_space = not (rules.strip_first is None and rules.drop_in_first is None)
+        """An answer's first space may be the tokenizer's own, and not shown to clients."""
         added_tokens = tokenizer.added_tokens if self._is_on else {}
         self._added_ids = frozenset(added_tokens)
         self._segments = Segments(
             added_tokens, self._plain, tokenizer.sample_renderings() if self._is_on else ()
         )
-
-    @property
-    def num_bytes(self) -> int:
-        """What is remembered weighs so much."""
-        return self._known.num_bytes
 
     def encode(self, namespace: Namespace, text: str) -> EncodedText:
         """The ids of a text that spells out its special tokens. *Mutates* the memory.
@@ -115,13 +113,12 @@ class TokenMemory:
         for start, end in zip([0, *cuts], [*cuts, len(output_ids)], strict=True):
             raw = b"".join(map(self._vocabulary.piece, output_ids[start:end]))
             text = raw.decode(errors="replace")
-            if raw:
-                segment = self._segment(head, head_ids, output_ids[start:end], raw)
+            segment = self._segment(head, head_ids, output_ids[start:end], raw)
+            if segment.generated:
                 for each in before:
                     self._known.add_generated(tail.namespace, each, segment)
             spellings = {head + text}
-            if start == 0 and text.startswith(" "):
-                # The first space of an answer may be the tokenizer's own, and not shown.
+            if start == 0 and self._hides_space and text.startswith(" "):
                 spellings.add(head + text[1:])
             before = {follow(each, spelling) for each in before for spelling in spellings}
             head, head_ids = "", ()
@@ -141,9 +138,11 @@ class TokenMemory:
                 text = raw.decode()
                 break
             except UnicodeDecodeError as error:
-                while len(raw) > error.start:
+                num_bytes = len(raw)
+                while num_bytes > error.start:
                     num_ids -= 1
-                    raw = raw[: len(raw) - len(self._vocabulary.piece(ids[num_ids]))]
+                    num_bytes -= len(self._vocabulary.piece(ids[num_ids]))
+                raw = raw[:num_bytes]
         return GeneratedSegment(
             head, text, head_ids + self._known.shared(ids[:num_ids]), len(head_ids)
         )

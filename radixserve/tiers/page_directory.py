@@ -73,7 +73,7 @@ class PageDirectory:
         """``fingerprint``: of the model and the page layout, 8 bytes at least; ``limit_bytes``: of
         all files together, other models' included.
 
-        *Raises* ConfigError if the directory cannot be used. *Cost*: 0.7 s for 100,000 files.
+        *Raises* ConfigError if the directory cannot be used. *Cost*: 6 µs of CPU time a file.
         """
         assert len(fingerprint) >= 8
         self.path = Path(path).expanduser().absolute()
@@ -193,10 +193,9 @@ class PageDirectory:
                 return
             self._num_clears += 1
             # Also what the index does not know of: files that could not be removed.
-            cleared = {} if owner is None else {owner: 0}
+            cleared: dict[str, int] = {}
             with contextlib.suppress(OSError):
-                if owner is None:
-                    cleared.update(dict.fromkeys(owner_folders(self._model_fd), 0))
+                cleared |= dict.fromkeys([owner] if owner else owner_folders(self._model_fd), 0)
             for entry in self._index.of(None if owner is None else bytes.fromhex(owner)):
                 folder = entry[:8].hex()
                 cleared[folder] = cleared.get(folder, 0) + self._index.forget(entry)
@@ -258,8 +257,7 @@ class PageDirectory:
             logger.info("removed %d files that a kill had left half written", found.num_leftovers)
         if is_open_to_all:
             logger.warning(
-                "everybody may write into the cache directory %s, and so into answers; "
-                "take that right away (chmod o-w)",
+                "everybody may write into the cache directory %s, and so into answers (chmod o-w)",
                 self.path,
             )
         logger.info(
@@ -319,7 +317,7 @@ class PageDirectory:
                 self._index.used_bytes += self.file_bytes
 
     def _make_room(self, num_bytes: int) -> None:
-        """Remove files until so much more is within the limit. *Raises* OSError if one stays."""
+        """Remove files until there is room. *Raises* OSError if one stays."""
         while self.used_bytes + num_bytes > self.limit_bytes:
             if self._cleared:
                 try:

@@ -4,8 +4,8 @@ Books only: knows no file system. Bytes count until their file is known to be go
 file that could not be removed still counts. Not for several threads at once, but ``in`` may be
 asked at any time.
 
-Costs: everything O(1) but ``of`` and ``check_invariants``, O(files). About 270 bytes a file of one
-name (measured).
+Costs: everything O(1) but ``of`` and ``check_invariants``, O(files). About 165 bytes a file
+(measured, CPython 3.11).
 """
 
 from collections import OrderedDict

@@ -57,6 +57,18 @@ async def read(stream: RequestStream) -> tuple[str, list[int], str | None]:
     )
 
 
+async def test_what_nobody_has_asked_for_is_computed_while_it_is_idle(engine: AsyncEngine) -> None:
+    prefix = [32 + position * 11 % 90 for position in range(300)]
+    engine.prefill_ahead(prefix)
+    async with asyncio.timeout(60):
+        # Told of itself, without anybody's asking.
+        while engine.stats.prefilled_tokens < len(prefix):
+            await asyncio.sleep(0)
+    stream = await engine.submit([*prefix, 63], SamplingParams(max_tokens=1))
+    (delta,) = [delta async for delta in stream]
+    assert delta.num_cached_tokens == len(prefix)
+
+
 async def test_info_arrives_and_streams_equal_the_offline_api(
     engine: AsyncEngine, demo_dir: Path
 ) -> None:

@@ -17,6 +17,9 @@ class FakeTokenizer:
     behind. Calls come as Hermes writes them; ``thinks`` says whether answers begin with thinking,
     and ``opening`` is what the prompt ends with."""
 
+    has_chat_template = False
+    """None that could be looked into."""
+
     def __init__(self) -> None:
         self.thinks = False
         self.opening = ""

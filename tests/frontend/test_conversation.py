@@ -1,7 +1,6 @@
 """Conversations made ready to run, whatever dialect they came in."""
 
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -46,7 +45,7 @@ def test_a_plain_chat() -> None:
 def test_only_markers_that_are_looked_for_are_visible() -> None:
     tokenizer = FakeTokenizer()
     special = {"<think>": 1, "</think>": 2, "[TOOL_CALLS]": 3, "[ARGS]": 4, "<|end|>": 5}
-    tokenizer.vocabulary = SimpleNamespace(special_tokens=special)
+    tokenizer.vocabulary.special_tokens = special
     tokenizer.tool_format = TOOL_FORMATS["mistral"]
     with_tools = replace(PLAIN, tools=[TOOL])
     assert prepare(PLAIN, tokenizer).visible_ids == frozenset()

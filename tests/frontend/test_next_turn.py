@@ -228,11 +228,11 @@ class Held:
         self._go.set()
 
 
-async def post(client: httpx.AsyncClient, *contents: str) -> None:
+async def post(client: httpx.AsyncClient, *contents: str, **body: Any) -> None:
     """A conversation of these contents, user and assistant in turn."""
     roles = ("user", "assistant")
     messages = [{"role": roles[n % 2], "content": text} for n, text in enumerate(contents)]
-    response = await client.post(CHAT, json={"model": MODEL, "messages": messages})
+    response = await client.post(CHAT, json={"model": MODEL, "messages": messages, **body})
     assert response.status_code == 200, response.text
 
 
@@ -275,6 +275,23 @@ async def test_a_conversation_that_has_gone_on_is_rendered_once(
         "user: other",
     ]
     assert "two" in engine.ahead[1].text
+
+
+async def test_the_same_words_of_two_namespaces_are_two_conversations(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    held = Held(monkeypatch)
+    engine = FakeEngine()
+    app = app_of(engine)
+    async with calling(app) as client:
+        await post(client, "first")
+        await asyncio.to_thread(held.begun.wait, 20)
+        for salt in ("a", "b"):
+            await post(client, "one", cache_salt=salt)
+        held.release()
+        await settle(app)
+    namespaces = [each.namespace for each in engine.ahead]
+    assert len(set(namespaces)) == len(namespaces) == 3
 
 
 async def test_nothing_is_rendered_while_the_server_drains(monkeypatch: pytest.MonkeyPatch) -> None:

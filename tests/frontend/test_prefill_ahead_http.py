@@ -15,9 +15,11 @@ from tokenizers import AddedToken, decoders, models, pre_tokenizers
 from tokenizers import Tokenizer as Backend
 
 from radixserve.engine.async_engine import AsyncEngine
-from radixserve.text.template_lint import lint
+from radixserve.text.template_lint import describe, lint
+from radixserve.text.tokenizer import Tokenizer
 from radixserve_frontend.app import create_app
 from radixserve_frontend.config import ServerConfig
+from radixserve_frontend.server import lint_template
 from tests.engine.in_process_client import client_of, is_sending, use_in_process_client
 from tests.frontend.http_fixtures import calling
 from tests.support.checkpoints import make_checkpoint
@@ -147,6 +149,19 @@ async def chat(model_dir: Path, *, prefill_ahead: bool) -> tuple[list[Turn], int
     num_prefilled = core.stats().prefilled_tokens
     await engine.aclose()
     return turns, num_prefilled
+
+
+@pytest.mark.parametrize("strips", [True, False])
+def test_what_the_template_does_is_said_in_one_warning(
+    model_dir: Path, caplog: pytest.LogCaptureFixture, strips: bool
+) -> None:
+    chosen = None if strips else TEMPLATE.replace("<think>\\n", "")
+    formats = {} if strips else {"reasoning_format": "none"}
+    tokenizer = Tokenizer.from_dir(model_dir, chat_template=chosen, **formats)
+    findings = lint_template(tokenizer)
+    assert bool(findings) == strips
+    warnings = [record.getMessage() for record in caplog.records]
+    assert warnings == ([describe(findings)] if strips else [])
 
 
 def num_found(turns: list[Turn]) -> int:

@@ -261,6 +261,23 @@ def test_a_step_that_fails_costs_nobody_anything(fault: Fault, depth: int) -> No
     assert sim.answers["next", 0] == oracle([*PROMPT, 5], 4, stop=STOP)
 
 
+@pytest.mark.parametrize("num_steps", [0, 1])
+def test_without_room_it_is_dropped(num_steps: int) -> None:
+    sim = Simulation(max_batch_tokens=10)
+    sim.add("first", PROMPT[:10], max_tokens=1)
+    sim.run()
+    foresee(sim, PROMPT)
+    for _ in range(num_steps):
+        sim.step()
+    # For the copy of a page that is cached in part; or for the tokens of the next step.
+    sim.pool.fails = True
+    sim.step()
+    assert not sim.pool.fails
+    assert num_ahead(sim) == 0
+    sim.assert_no_leaks()
+    assert sim.scheduler.recover([]) == []
+
+
 @pytest.mark.parametrize("is_known", [True, False])
 def test_an_interrupt_ends_it_quietly(is_known: bool) -> None:
     sim = Simulation(max_batch_tokens=8, max_in_flight=2, pace=Pace.AT_WAIT)
@@ -283,12 +300,14 @@ def test_forgetting_ends_it() -> None:
     foresee(sim, PROMPT, namespace="a")
     foresee(sim, PROMPT, namespace="b")
     sim.step()
-    sim.scheduler.ahead.forget(Namespace("a"))
+    # The newest is being computed, the other one waits.
+    foresee(sim, PROMPT, namespace="c")
+    for name in ("b", "c"):
+        sim.scheduler.ahead.forget(Namespace(name))
     assert num_ahead(sim) == 1
     sim.scheduler.check_invariants()
     idle(sim)
-    assert num_cached(sim, PROMPT, "a") < 30
-    assert num_cached(sim, PROMPT, "b") == 30
+    assert [num_cached(sim, PROMPT, name) for name in "abc"] == [30, 8, 0]
     foresee(sim, PROMPT, namespace="a")
     sim.scheduler.ahead.forget(None)
     assert not num_ahead(sim)

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, models, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as Backend
 
+from radixserve.demo import write_byte_tokenizer
 from radixserve.text import segments as segments_module
 from radixserve.text.segments import Segments, _any_of
 from radixserve.text.tokenizer import Tokenizer
@@ -190,6 +192,15 @@ def test_a_probe_alone_can_tell(bytewise: Tokenizer) -> None:
     assert len(Segments(bytewise.added_tokens, encode).cut("Q<|im_end|>")) == 2
     probed = Segments(bytewise.added_tokens, encode, ["a Q<|im_end|> b"])
     assert probed.cut("Q<|im_end|>") == ["Q<|im_end|>"]
+
+
+def test_templates_that_refuse_the_sample_give_no_probe(
+    bytewise: Tokenizer, tmp_path: Path
+) -> None:
+    (text,) = bytewise.sample_renderings()
+    assert text.count("<|im_start|>") == 4
+    write_byte_tokenizer(tmp_path, chat_template="{{ raise_exception('never') }}")
+    assert Tokenizer.from_dir(tmp_path).sample_renderings() == []
 
 
 def test_without_added_tokens_there_are_no_cuts() -> None:

@@ -254,6 +254,10 @@ def test_a_template_has_the_time_that_it_is_given() -> None:
     assert template.render([]) != "1983"
 
 
+def test_a_template_that_takes_no_system_message_is_looked_into_as_well(lint_of: Lint) -> None:
+    assert lint_of("{{ strftime_now('%d') }}" + GEMMA).keys() == {"dated"}
+
+
 def test_what_a_switch_costs_is_counted(lint_of: Lint) -> None:
     finding = lint_of(SWITCHED)["toggled"]
     assert "reasoning_effort" in finding.what

@@ -7,12 +7,14 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import AddedToken
+from tokenizers import AddedToken, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer as Backend
 
 from radixserve.ids import DEFAULT_NAMESPACE, Namespace
 from radixserve.text import known_segments
 from radixserve.text.token_memory import TokenMemory
 from radixserve.text.tokenizer import Tokenizer
+from radixserve.text.vocabulary import byte_alphabet
 from tests.text.making import byte_level_bpe, metaspace_unigram, save, sentencepiece_bpe
 
 HERE = DEFAULT_NAMESPACE
@@ -208,6 +210,37 @@ def test_a_token_that_is_no_cut_parts_words_nevertheless(tmp_path: Path) -> None
     assert before == behind
 
 
+def test_an_answer_to_another_beginning_is_none_to_this(tokenizer: Tokenizer) -> None:
+    memory = memory_with(tokenizer, TURN + "The", spelled(tokenizer, " fox was"))
+    for text in (TURN + "A fox was" + NEXT, TURN + "Th"):
+        assert memory.encode(HERE, text).ids == plain(tokenizer, text)
+
+
+def test_a_tokenizer_without_added_tokens(tmp_path: Path) -> None:
+    """The whole text is one segment, and comes back longer in every turn."""
+    backend = Backend(models.BPE({char: i for i, char in enumerate(byte_alphabet())}, []))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    tokenizer = Tokenizer.from_dir(save(backend, tmp_path))
+    nameless = tokenizer.vocab_size + 3
+    memory = memory_with(tokenizer, "USER: Who? BOT:", [*spelled(tokenizer, " The"), nameless])
+    memory.learn(memory.encode(HERE, "USER: Who? BOT:").tail, [nameless, *spelled(tokenizer, " I")])
+    ids = memory.encode(HERE, "USER: Who? BOT: I USER: And then?").ids
+    expected = plain(tokenizer, "USER: Who? BOT: I USER: And then?")
+    expected.insert(len("USER: Who? BOT:"), nameless)
+    assert ids == expected
+
+
+def test_what_is_left_may_look_like_a_longer_token(tmp_path: Path) -> None:
+    backend = byte_level_bpe()
+    # "<|begin|>" is the token behind which what is left is encoded.
+    backend.add_special_tokens([AddedToken("<|begin|> ran", normalized=False)])
+    tokenizer = with_chat_tokens(backend, tmp_path)
+    memory = memory_with(tokenizer, TURN, spelled(tokenizer, "The fox was"))
+    text = TURN + "The fox ran" + NEXT
+    assert said(tokenizer, memory.encode(HERE, text).ids) == text
+
+
 def test_the_variant_that_says_most_is_kept(tokenizer: Tokenizer) -> None:
     """Of several choices, and of answers asked for again."""
     memory = TokenMemory(tokenizer, MAX_BYTES)
@@ -326,9 +359,10 @@ def test_only_what_is_new_is_tokenized_and_at_once(tokenizer: Tokenizer) -> None
 def test_nothing_is_remembered_where_there_is_no_room(tokenizer: Tokenizer) -> None:
     memory = TokenMemory(tokenizer, 0)
     encoded = memory.encode(HERE, TURN)
-    assert (encoded.ids, encoded.tail, memory.num_bytes) == (plain(tokenizer, TURN), None, 0)
+    assert (encoded.ids, encoded.tail) == (plain(tokenizer, TURN), None)
     memory.learn(encoded.tail, spelled(tokenizer, "fox"))
-    assert memory.num_bytes == 0
+    assert memory.encode(HERE, TURN + "fox").ids == plain(tokenizer, TURN + "fox")
+    memory.check_invariants()
 
 
 @pytest.mark.parametrize("max_bytes", [1, 700, 3000, 100_000])

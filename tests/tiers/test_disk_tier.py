@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from radixserve.errors import ConfigError
 from radixserve.tiers.disk_tier import DiskTier, Done
 from radixserve.tiers.moves import SlotId
 from radixserve.tiers.page_directory import PageDirectory
@@ -35,6 +36,8 @@ class HeldDirectory(PageDirectory):
         self.gate.set()
         self.arrived = threading.Semaphore(0)
         self.error: Exception | None = None
+        self.waits_after = False
+        """They wait when they are through."""
 
     def _wait(self) -> None:
         self.arrived.release()
@@ -43,12 +46,20 @@ class HeldDirectory(PageDirectory):
             raise self.error
 
     def read(self, key: PageKey, into: PageBytes) -> bool:
+        if self.waits_after:
+            done = super().read(key, into)
+            self._wait()
+            return done
         self._wait()
         return super().read(key, into)
 
     def write(
         self, key: PageKey, data: PageBytes, is_wanted: Callable[[], bool] = lambda: True
     ) -> bool:
+        if self.waits_after:
+            done = super().write(key, data, is_wanted)
+            self._wait()
+            return done
         self._wait()
         return super().write(key, data, is_wanted)
 
@@ -217,6 +228,22 @@ def test_what_is_cleared_is_gone_wherever_it_was(rig: Rig, owner: str | None) ->
     assert len(files) - 1 == rig.directory.num_pages == (3 if owner else 1)
 
 
+def test_what_is_cleared_when_it_was_through_is_not_used(rig: Rig) -> None:
+    rig.write(0)
+    rig.finish()
+    rig.directory.arrived = threading.Semaphore(0)
+    rig.directory.waits_after = True
+    rig.directory.gate.clear()
+    rig.read(0)
+    rig.write(1)
+    rig.hold(2)
+    assert rig.tier.contains(ALICE, key_of(1).name)
+    rig.tier.clear(ALICE)
+    rig.directory.gate.set()
+    assert {one.slot: one.ok for one in rig.finish()} == {0: False, 1: False}
+    assert rig.directory.num_pages == 0
+
+
 def test_cleared_files_are_deleted_though_nothing_is_written(rig: Rig) -> None:
     rig.write(0)
     rig.finish()
@@ -290,6 +317,9 @@ def test_closing_does_not_wait_for_a_disk_that_hangs(
     assert sorted(one.slot for one in rig.tier.take_done()) == [1, 2, 5]
     assert rig.tier.num_under_way == 3
     assert "2 pages were not written in time" in caplog.text
+    # They may still write: nobody else is let in.
+    with pytest.raises(ConfigError, match="in use by another server"):
+        HeldDirectory(tmp_path)
     rig.tier.close(0.02)
     rig.directory.gate.set()
     assert len(rig.finish()) == 3

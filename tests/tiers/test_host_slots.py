@@ -206,6 +206,17 @@ def test_a_page_dropped_while_pinned_frees_its_slot_later() -> None:
     assert slots.free_slots == 1
 
 
+def test_repair_lets_only_one_slot_have_a_page() -> None:
+    """An interrupt came between the key's two places."""
+    slots = HostSlots(3)
+    fill(slots, 1, 1)
+    slots._keys[2] = key(1)
+    slots.repair([0, 1, 0])
+    slots.check_invariants()
+    assert (slots.free_slots, slots.cached_slots, slots.in_use_slots) == (1, 1, 1)
+    assert slots.find(key(1).name) is not None
+
+
 def test_no_slots_are_no_tier() -> None:
     with pytest.raises(ConfigError, match="0 slots"):
         HostSlots(0)

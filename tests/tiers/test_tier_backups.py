@@ -3,6 +3,7 @@
 import numpy as np
 
 from radixserve.tiers.backups import MAX_LOOK_UPS, MAX_NOTED_PAGES
+from radixserve.tiers.moves import SlotId
 from tests.tiers.tiered_cache import PAGE_SIZE, A, B, TieredCache, tokens_of
 
 
@@ -40,6 +41,64 @@ def test_half_of_the_slots_are_written_at_a_time_and_the_rest_waits() -> None:
     assert len(world.disk.files) == 6
     assert world.tiers._writes is not None
     assert world.tiers._writes.num_missed == 1
+
+
+def test_of_pages_that_wait_no_more_are_known_than_there_are_slots() -> None:
+    world = TieredCache(num_slots=2, has_disk=True)
+    writes = world.tiers._writes
+    assert writes is not None
+    for first in range(0, 32, 4):
+        world.run(A, tuple(range(first, first + 4)))
+        world.evict()
+        assert len(writes) <= 3
+    world.settle()
+    # The one that was being written all the time, and the last one of those that were not.
+    assert len(world.disk.files) == 2
+    assert writes.num_missed == 6
+
+
+def test_a_page_is_offered_as_often_as_one_likes_and_written_once() -> None:
+    world = TieredCache(num_slots=4, has_disk=True)
+    world.run(A, tuple(range(16)))
+    world.evict()
+    writes = world.tiers._writes
+    assert writes is not None
+    # Two are being written, and two wait.
+    for slot in range(4):
+        writes.offer(SlotId(slot))
+    assert (world.disk.num_under_way, len(writes)) == (2, 4)
+    # One that waits comes into a file by some other way.
+    waiting = next(iter(writes._waiting.values()))
+    world.disk.files[waiting] = world.host[0].copy()
+    world.settle()
+    assert world.disk.num_written == 3
+    assert len(world.disk.files) == 4
+    for slot in range(4):
+        writes.offer(SlotId(slot))
+    assert (world.disk.num_under_way, len(writes)) == (0, 0)
+
+
+def test_what_waits_to_be_written_can_be_cleared() -> None:
+    world = TieredCache(num_slots=6, has_disk=True)
+    for namespace, first in ((A, 0), (A, 10), (A, 20), (B, 30), (A, 40)):
+        world.run(namespace, tuple(range(first, first + 4)))
+        world.evict()
+    writes = world.tiers._writes
+    assert writes is not None
+    assert (world.disk.num_under_way, len(writes)) == (3, 5)
+    world.tiers.clear(A)
+    world.tiers.check_invariants()
+    assert len(writes) == 4
+    world.settle()
+    assert {key.owner for key in world.disk.files} == {world.namer.owner_name(B)}
+
+
+def test_nothing_is_planned_of_what_the_tree_does_not_know_at_all() -> None:
+    world = TieredCache(has_disk=True)
+    world.tiers.note_computed(A, np.arange(8, dtype=np.int32))
+    assert world.has_chores()
+    assert world.back_up() == 0
+    assert not world.has_chores()
 
 
 def test_a_write_that_fails_leaves_the_page_in_host_memory() -> None:

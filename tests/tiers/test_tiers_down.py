@@ -253,6 +253,17 @@ def test_clearing_a_namespace_drops_its_pages_wherever_they_are() -> None:
     assert world.tiers.info().host_free_pages == 40
 
 
+def test_clearing_one_namespace_leaves_the_others_stores() -> None:
+    world = TieredCache()
+    for namespace in (A, B):
+        world.run(namespace, tokens_of(range(8)))
+    world.cache.evict(1000)
+    world.tiers.clear(A)
+    world.perform(Moves(world.tiers.take_stores()))
+    assert world.held(A, tokens_of(range(8))).num_pages == 0
+    assert world.held(B, tokens_of(range(8))).num_pages == 2
+
+
 def test_a_store_cleared_under_way_is_dropped_when_it_lands() -> None:
     world = TieredCache()
     tokens = tokens_of(range(8))

@@ -3,44 +3,16 @@
 import numpy as np
 import pytest
 
-from radixserve.ids import PageId
 from radixserve.tiers.loading import Loading
-from radixserve.tiers.moves import Load, Moves, SlotId
+from radixserve.tiers.moves import Moves, SlotId
 from radixserve.tiers.tiers import Held
 from tests.tiers.contents import WeakNamer
-from tests.tiers.tiered_cache import A, B, TieredCache
-
-TOKENS = tuple(range(40))
-"""Ten pages."""
-
-
-def in_host(num_slots: int = 40) -> TieredCache:
-    """``TOKENS`` are in host memory, and nowhere else."""
-    world = TieredCache(num_slots=num_slots)
-    world.run(A, TOKENS)
-    world.evict()
-    return world
-
-
-def in_files(num_slots: int = 40) -> TieredCache:
-    """``TOKENS`` are in files, and nowhere else."""
-    world = TieredCache(num_slots=40, has_disk=True)
-    world.run(A, TOKENS)
-    world.evict()
-    world.settle()
-    other = TieredCache(num_slots=num_slots, has_disk=True)
-    other.disk.files.update(world.disk.files)
-    other.contents = world.contents
-    return other
+from tests.tiers.tiered_cache import TOKENS, A, B, TieredCache, in_files, in_host, moves_of
 
 
 def is_waiting(loading: Loading) -> bool:
     """Asked anew each time, which mypy does not expect of an attribute."""
     return loading.is_waiting
-
-
-def moves_of(slots: list[SlotId]) -> Moves:
-    return Moves((), tuple(Load(slot, PageId(page)) for page, slot in enumerate(slots)))
 
 
 def test_a_loading_hands_out_its_pages_in_order_and_pins_them_until_they_have_landed() -> None:
@@ -357,33 +329,9 @@ def test_a_thread_rings_when_there_is_news() -> None:
     assert not world.tiers.wait(0.0)
 
 
-def test_after_an_interrupt_only_known_plans_count() -> None:
+def test_clearing_one_namespace_leaves_the_others_reads() -> None:
     world = in_files()
     loading = world.begin(A, TOKENS)
-    for _ in range(4):
-        world.disk.end_one()
-    world.tiers.collect()
-    launched = moves_of(loading.take(2))
-    loading.take(1)
-    world.run(B, TOKENS[:12])
-    world.cache.evict(1)
-    world.tiers.take_stores()
-    world.cache.evict(1)
-    planned = world.tiers.info().host_in_use_pages
-    world.tiers.recover([launched])
-    world.tiers.check_invariants()
-    assert world.tiers.info().host_in_use_pages < planned
-    # The store that no plan had taken is still planned, the loading goes on where it can.
-    assert len(world.tiers.take_stores()) == 1
-    assert (loading.next_page, loading.end_page) == (3, 4)
-    loading.close()
+    world.tiers.clear(B)
     world.settle()
-    world.tiers.landed(launched)
-    assert world.held(A, TOKENS).num_host_pages == 4
-
-
-def test_check_invariants_finds_a_pin_that_nobody_explains() -> None:
-    world = in_host()
-    world.tiers._slots.pin(SlotId(3))
-    with pytest.raises(AssertionError, match="slot 3 has 1 pins, 0 are explained"):
-        world.tiers.check_invariants()
+    assert len(loading.take(99)) == 10

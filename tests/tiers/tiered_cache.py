@@ -6,7 +6,7 @@ from radixserve.cache.prefix_cache import PrefixCache
 from radixserve.ids import Namespace, PageId, TokenArray
 from radixserve.tiers.costs import Costs
 from radixserve.tiers.loading import Loading
-from radixserve.tiers.moves import Moves, SlotId
+from radixserve.tiers.moves import Load, Moves, SlotId
 from radixserve.tiers.page_names import PageNamer
 from radixserve.tiers.tiers import Held, Tiers
 from tests.cache.public_model import Tokens
@@ -140,3 +140,31 @@ class TieredCache:
         found = PageId(int(lease.page_table[page]))
         self.cache.give_back(lease)
         return found
+
+
+TOKENS = tuple(range(40))
+"""Ten pages."""
+
+
+def in_host(num_slots: int = 40) -> TieredCache:
+    """``TOKENS`` are in host memory, and nowhere else."""
+    world = TieredCache(num_slots=num_slots)
+    world.run(A, TOKENS)
+    world.evict()
+    return world
+
+
+def in_files(num_slots: int = 40) -> TieredCache:
+    """``TOKENS`` are in files, and nowhere else."""
+    world = TieredCache(num_slots=40, has_disk=True)
+    world.run(A, TOKENS)
+    world.evict()
+    world.settle()
+    other = TieredCache(num_slots=num_slots, has_disk=True)
+    other.disk.files.update(world.disk.files)
+    other.contents = world.contents
+    return other
+
+
+def moves_of(slots: list[SlotId]) -> Moves:
+    return Moves((), tuple(Load(slot, PageId(page)) for page, slot in enumerate(slots)))
