@@ -12,7 +12,7 @@ from radixserve.cache.public_prefixes import PublicPrefixes
 from radixserve.scheduler.producers import Producers, Production
 from tests.scheduler.requests import make_request
 from tests.scheduler.test_cache_reports import Reporting, report
-from tests.support import simulation
+from tests.support import simulated_runner
 from tests.support.simulation import Pace, Simulation, oracle
 
 PROMPT = list(range(1, 11))
@@ -23,12 +23,12 @@ PROMPT = list(range(1, 11))
 def one_model_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a real model computes depends on tokens alone, so that namespaces may share it. Who may
     share what is the cache's stateful test's business."""
-    of_namespace = simulation.prefix_hash
+    of_namespace = simulated_runner.prefix_hash
 
     def of_tokens(namespace: str, tokens: list[int]) -> int:
         return of_namespace("", tokens)
 
-    monkeypatch.setattr(simulation, "prefix_hash", of_tokens)
+    monkeypatch.setattr(simulated_runner, "prefix_hash", of_tokens)
 
 
 def simulate(public: list[int], **settings: Any) -> Reporting:
