@@ -127,7 +127,8 @@ class Loads:
         """
         assert self._tiers is not None
         self._records[request] = _Record(
-            self._tiers.begin(below.chain, below.first_page, below.num_pages),
+            # One page ahead: how many may be, the plan knows.
+            self._tiers.begin(below.chain, below.first_page, below.num_pages, max_ahead=1),
             below.num_pages * self._cache.page_size,
             finding,
         )
@@ -154,6 +155,8 @@ class Loads:
                 break
             if record.is_over:
                 continue
+            assert self._tiers is not None, "somebody loads, and there are no tiers"
+            record.loading.max_ahead = self._tiers.costs.max_read_pages(max_pages)
             record.loading.look_ahead()
             if record.loading.is_waiting:
                 continue

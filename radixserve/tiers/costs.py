@@ -1,7 +1,7 @@
 """What a page costs to compute and what to bring up, as measured here; and what follows from it.
 
     worth loading    a page's transfer takes less time than computing its tokens
-    streams wait     while answers stream, a step moves pages for 5% of its time at most
+    streams wait     while answers stream, a step moves and reads pages for 5% of its time at most
 
 Costs are ratios of two sums (seconds and tokens, or seconds and pages) in which what lies N units
 back counts half: so a small step, mostly overhead, weighs little, and a change shows soon. One
@@ -128,3 +128,11 @@ class Costs:
         if move_s is None:
             return 1
         return max(1, min(_MAX_MOVED_PAGES, int(_STREAM_SHARE * streams_s / move_s)))
+
+    def max_read_pages(self, max_moved_pages: int) -> int:
+        """How many pages may be read from files meanwhile, that is in the time that so many moves
+        take: at least one. Threads read, but on a CPU the cores are the streams' too."""
+        move_s, read_s = self.page_move_s, self.page_read_s
+        if move_s is None or read_s is None:
+            return 1
+        return max(1, int(max_moved_pages * move_s / read_s))

@@ -28,7 +28,7 @@ from radixserve.tiers.moves import SlotId
 from radixserve.tiers.page_names import PageChain
 from radixserve.tiers.reads import Read, Reads
 
-_MAX_AHEAD: Final = 32
+MAX_AHEAD: Final = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,13 +107,14 @@ class Loading:
     __slots__ = (
         "_ahead",
         "_chain",
-        "_max_ahead",
+        "_max_pinned",
         "_on_close",
         "_reads",
         "_slots",
         "_taken",
         "_use",
         "end_page",
+        "max_ahead",
         "next_page",
         "num_disk_pages",
         "num_host_pages",
@@ -128,6 +129,7 @@ class Loading:
         first_page: int,
         end_page: int,
         use: int,
+        max_ahead: int,
         on_close: Callable[["Loading"], None],
     ) -> None:
         self._slots = slots
@@ -136,7 +138,9 @@ class Loading:
         self._chain = chain
         self._use = use
         self._on_close = on_close
-        self._max_ahead = max(1, min(_MAX_AHEAD, slots.num_slots // 4))
+        self._max_pinned = max(1, min(MAX_AHEAD, slots.num_slots // 4))
+        self.max_ahead = max_ahead
+        """How far ahead to read at most, in pages: reading takes the cores' time, too."""
         self._ahead: deque[_Ahead] = deque()
         self.next_page = first_page
         """The page index to be taken next."""
@@ -186,7 +190,8 @@ class Loading:
             if page.is_lost:
                 self._end_at(self.next_page + place)
                 break
-        while len(self._ahead) < self._max_ahead and self._look_further():
+        max_ahead = min(self.max_ahead, self._max_pinned)
+        while len(self._ahead) < max_ahead and self._look_further():
             pass
 
     def _look_further(self) -> bool:

@@ -47,7 +47,7 @@ from radixserve.tiers.costs import Costs
 from radixserve.tiers.disk import Disk
 from radixserve.tiers.disk_tier import Done
 from radixserve.tiers.host_slots import HostSlots, rank
-from radixserve.tiers.loading import Held, Loading, Taken
+from radixserve.tiers.loading import MAX_AHEAD, Held, Loading, Taken
 from radixserve.tiers.moves import Moves, SlotId, Store
 from radixserve.tiers.page_names import PageChain, PageKey, PageNamer
 from radixserve.tiers.reads import Reads
@@ -207,12 +207,13 @@ class Tiers:
                 break
         return Held(num_host, num_disk)
 
-    def begin(self, chain: PageChain, first_page: int, num_pages: int) -> Loading:
-        """Bring ``num_pages`` of a prefix up, from ``first_page`` on.
+    def begin(
+        self, chain: PageChain, first_page: int, num_pages: int, max_ahead: int = MAX_AHEAD
+    ) -> Loading:
+        """Bring ``num_pages`` of a prefix up, from ``first_page`` on. *Cost*: 0.7 µs a page.
 
         Those in host memory count as used at once, so that what is demoted to make room for them
-        does not take their place; reads of the first others begin. *Cost*: 0.7 µs a page.
-        """
+        does not take their place; reads of the first others, up to ``max_ahead``, begin."""
         use = self._slots.next_use()
         end_page = min(first_page + num_pages, chain.num_pages)
         for page in range(first_page, end_page):
@@ -220,7 +221,7 @@ class Tiers:
             if slot is not None:
                 self._slots.touch(slot, rank(use, page))
         below = (self._slots, self._reads, self._taken)
-        loading = Loading(*below, chain, first_page, end_page, use, self._forget_loading)
+        loading = Loading(*below, chain, first_page, end_page, use, max_ahead, self._forget_loading)
         self._loadings[loading] = None
         loading.look_ahead()
         return loading

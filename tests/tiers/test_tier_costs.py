@@ -95,6 +95,14 @@ def test_moves_take_a_twentieth_of_the_streams_time(
     assert measured(prefill_s=1.0, move_s=0.001).max_moved_pages(streams_s) == num_pages
 
 
+def test_files_are_read_no_longer_than_pages_are_moved() -> None:
+    costs = measured(prefill_s=1.0, move_s=0.001)
+    assert costs.max_read_pages(40) == 1
+    costs.observe_read(10, 0.04)
+    assert costs.max_read_pages(40) == 10
+    assert costs.max_read_pages(3) == 1
+
+
 def test_beside_streams_one_page_shows_what_pages_cost() -> None:
     assert Costs(16).max_moved_pages(10.0) == 1
     assert Costs(16).max_moved_pages(None) == 256

@@ -203,6 +203,21 @@ def test_never_more_than_32_pages_are_read_ahead() -> None:
     assert world.disk.num_under_way == 32
 
 
+def test_beside_streams_fewer_pages_are_read_ahead() -> None:
+    world = TieredCache(num_pages=60, num_slots=200, has_disk=True)
+    tokens = tuple(range(4 * 50))
+    world.run(A, tokens)
+    world.evict()
+    world.settle()
+    world.tiers._slots.clear(None)
+    chain = world.tiers.chain(A, np.array(tokens, np.int32))
+    loading = world.tiers.begin(chain, 0, 49, max_ahead=1)
+    assert world.disk.num_under_way == 1
+    loading.max_ahead = 3
+    loading.look_ahead()
+    assert world.disk.num_under_way == 3
+
+
 def finish(world: TieredCache, loading: Loading, max_pages: int = 99) -> list[SlotId]:
     """Load all that can be had, each step landing at once; returns how many pages each had."""
     slots: list[SlotId] = []
