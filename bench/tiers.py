@@ -192,9 +192,9 @@ def time_streams(rounds: int, *, on_disk: bool) -> dict[str, float]:
     where: dict[str, Any] = {"cache_dir": directory} if on_disk else {"host_cache_gib": 0.5}
     ratios, longest, loading_ms = [], [], []
     try:
-        # The pool holds the streams and two of the four prefixes: each is evicted before it is
-        # asked for again. Likewise the few host pages that only files have.
-        with engine(num_pages=700, **where) as one:
+        # The pool holds the streams and two of the four prefixes: each is evicted, and by LRU all
+        # of it, before it is asked for again. Likewise the few host pages that only files have.
+        with engine(num_pages=700, eviction_policy="lru", **where) as one:
             prefixes = [one.tokens(NUM_PREFIX) for _ in range(8 if on_disk else 4)]
             for prefix in tqdm(prefixes, desc="streams: computing"):
                 one.first_token([*prefix, 1])

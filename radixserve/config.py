@@ -172,6 +172,9 @@ class EngineConfig:
                 raise ConfigError(f"{name} is {value}; it must {demand}")
         if self.max_batch_tokens is not None and self.max_running is not None:
             self.batch_limits("cpu")
+        if self.cache_dir is not None and not _is_path(self.cache_dir):
+            # An empty one would be the working directory.
+            raise ConfigError(f"cache_dir is {self.cache_dir!r}; it must be a directory's name")
         if not self.enable_prefix_cache and (self.cache_dir or self.host_cache_gib):
             raise ConfigError(
                 "cache_dir and host_cache_gib keep what the prefix cache evicts, and "
@@ -208,3 +211,7 @@ class EngineConfig:
                 "raise the first or lower the second"
             )
         return BatchLimits(max_batch_tokens, max_running)
+
+
+def _is_path(value: object) -> bool:
+    return isinstance(value, str) and value.strip() != "" and "\0" not in value

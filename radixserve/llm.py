@@ -13,6 +13,7 @@ lives as long as the ``LLM``: prompts of a later call find the prefixes of earli
 
 import gc
 import logging
+import os
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -110,6 +111,9 @@ class LLM:
     """
 
     def __init__(self, model: str = DEMO_MODEL, **settings: Any) -> None:
+        for name, value in settings.items():
+            if isinstance(value, os.PathLike):
+                settings[name] = os.fspath(value)
         try:
             config = EngineConfig(model=str(model), **settings)
         except TypeError as error:

@@ -268,7 +268,13 @@ class CacheExplanation:
 
     num_prompt_tokens: int
     matched_tokens: int
+    """Held by the tree."""
+    host_tokens: int = 0
+    """Behind these, tokens that would be loaded from host memory."""
+    disk_tokens: int = 0
+    """Those that would be loaded from files."""
     cause: MissCause
+    """Why the match goes no further, whatever lies below the tree."""
     evicted_seconds_ago: float | None
     """Set if the cause is "evicted"."""
     in_other_namespaces: bool

@@ -43,6 +43,8 @@ def explanation_of(
             prompt,
             tokenizer,
         ),
+        # Behind the match, in whole pages; the first may cover its end.
+        "loadable": {"host": explanation.host_tokens, "disk": explanation.disk_tokens},
         **others,
     }
 

@@ -26,7 +26,7 @@ from radixserve.config import DEMO_MODEL
 from radixserve.demo import DEMO_WARNING
 from radixserve.engine.async_engine import AsyncEngine
 from radixserve.errors import ConfigError
-from radixserve.text.template_lint import Finding, describe, lint
+from radixserve.text.template_lint import Finding, cost_every_conversation, describe, lint
 from radixserve.text.tokenizer import Tokenizer
 from radixserve_frontend.app import create_app
 from radixserve_frontend.banner import banner
@@ -169,10 +169,12 @@ async def serve(
 
 
 def lint_template(tokenizer: Tokenizer) -> tuple[Finding, ...]:
-    """What the chat template does to the cache: said once, in the log, and returned."""
+    """What the chat template does to the cache: said once, in the log, and returned. A warning,
+    unless few conversations feel it."""
     findings = lint(tokenizer)
     if findings:
-        logger.warning("%s", describe(findings))
+        is_grave = cost_every_conversation(findings)
+        logger.log(logging.WARNING if is_grave else logging.INFO, "%s", describe(findings))
     return findings
 
 

@@ -20,11 +20,12 @@ class Bell:
         self._rung.set()
         self.on_ring()
 
-    def wait_until(self, is_time: Callable[[], bool]) -> None:
-        """Sleep until ``is_time``, which can only come true with a ring."""
+    def wait_until(self, is_time: Callable[[], bool], look_s: float) -> None:
+        """Sleep until ``is_time``, which comes true with a ring; or with time, but is then found out
+        only within ``look_s``."""
         self._rung.clear()
         while not is_time():
-            self._rung.wait()
+            self._rung.wait(look_s)
             self._rung.clear()
 
 

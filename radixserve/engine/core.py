@@ -34,6 +34,7 @@ import numpy as np
 
 from radixserve.cache.prefix_cache import PrefixCache
 from radixserve.engine.bell import Bell
+from radixserve.engine.disk_watch import LOOK_S, DiskWatch
 from radixserve.engine.grammar_stage import GrammarStage
 from radixserve.engine.step_times import StepTimes
 from radixserve.errors import DeviceLostError, InvalidRequestError
@@ -122,8 +123,7 @@ class EngineCore:
         self._is_interrupted = False
         """Whether ``step`` was left by an interrupt, which is no ``Exception``."""
         self._is_closed = False
-        self._is_stalled = False
-        """Whether nothing can be planned until the disk has read something, or somebody comes."""
+        self._disk = DiskWatch(self._tiers)
         self._bell = Bell()
         self._compiling.on_done = self._bell.ring
         if self._tiers is not None:
@@ -141,14 +141,14 @@ class EngineCore:
             constraint = self._compiling.add(request)
             if constraint is None:
                 return
-        self._is_stalled = False
+        self._disk.is_awaited = False
         self._scheduler.add(request, constraint)
 
     def abort(self, request_id: RequestId, index: int | None = None) -> list[TokenDelta]:
         """End a request, or one of its choices, now. Unknown or ended ids are ignored."""
         deltas = self._recover() + self._compiling.abort(request_id, index)
         # Somebody else may get what it has held.
-        self._is_stalled = False
+        self._disk.is_awaited = False
         return deltas + self._scheduler.abort(request_id, index)
 
     @property
@@ -166,14 +166,13 @@ class EngineCore:
         """
         if len(self._scheduler.ahead) and not self._scheduler.has_work:
             return True
-        if self._compiling.has_done or (self._scheduler.has_work and not self._is_stalled):
+        if self._compiling.has_done or (self._scheduler.has_work and not self._disk.holds_up):
             return True
         return self._tiers is not None and (self._tiers.has_news or self._tiers.has_chores)
 
     def call_when_ready(self, wake: Callable[[], None]) -> None:
-        """Have ``wake`` called, by another thread, whenever ``can_step`` may have come true
-        without a call of anybody: a grammar has been compiled or has failed to, a file was read or
-        written."""
+        """Have ``wake`` called, by another thread, whenever ``can_step`` may have come true since a
+        grammar or a file is done. Time makes it true, too: look each ``LOOK_S`` while there is work."""
         self._bell.on_ring = wake
 
     def step(self) -> list[TokenDelta]:
@@ -181,15 +180,14 @@ class EngineCore:
         no room for more or was nothing to plan. If all requests wait for their grammars to be
         compiled, or for the disk, first wait for one of these.
 
-        Returns what it added to each choice: empty if there was nothing to do, and also if all that
-        it did was to launch.
+        Returns what it added to each choice: nothing if all that it did was to launch.
 
         An exception of the runner ends the step's requests with ``finish_reason="error"``; the
         engine and all other requests go on. *Raises* ``DeviceLostError``: then nothing does.
         """
         deltas = self._recover()
         if self.has_work and not self.can_step:
-            self._bell.wait_until(lambda: self.can_step)
+            self._bell.wait_until(lambda: self.can_step, LOOK_S)
         # Also what was compiled for nobody, its request having been aborted, is to be taken: it
         # would keep `can_step` true.
         if self._compiling or self._compiling.has_done:
@@ -208,9 +206,8 @@ class EngineCore:
     def _take_compiled(self) -> list[TokenDelta]:
         """Queue those whose grammars are compiled. Returns the ends of those whose are not."""
         ready, failed = self._compiling.take()
-        if ready:
-            self._is_stalled = False
         for one in ready:
+            self._disk.is_awaited = False
             self._scheduler.add(one.request, one.constraint)
         return failed
 
@@ -218,18 +215,22 @@ class EngineCore:
         """Get over the interrupt that ended the last ``step``, if one did."""
         if not self._is_interrupted:
             return []
-        self._is_interrupted = False
+        self._is_interrupted = self._disk.is_awaited = False
         return self._scheduler.recover([step.plan for step in self._in_flight])
 
     def _step(self) -> list[TokenDelta]:
         self.admitted = []
         if self._has_room():
+            if self._disk.look():
+                self._scheduler.loads.give_up_waiting()
             plan = self._scheduler.schedule(
                 max_chunk_tokens=self._times.max_chunk_tokens(),
                 max_moved_pages=self._times.max_moved_pages(),
             )
             self.admitted = self._scheduler.admitted
-            self._is_stalled = plan.is_empty and not self._in_flight and self._scheduler.has_work
+            # Or else it is empty for this once only: too many had to be passed over.
+            is_disk_awaited = self._disk.is_busy and bool(self._scheduler.running)
+            self._disk.is_awaited = plan.is_empty and not self._in_flight and is_disk_awaited
             if not plan.is_empty:
                 failed = self._launch(plan)
                 if failed is not None:
@@ -296,16 +297,15 @@ class EngineCore:
         return self._cache.info()
 
     def clear_cache(self, namespace: Namespace | None = None) -> int:
-        """Drop every page, of one namespace or all, that no running request uses. Returns how many
-        became free.
+        """Drop every page, of one namespace or all, that no running request uses; the tiers below
+        forget them too. Returns how many became free.
 
-        The tiers below forget them too. A step in flight is done no harm
-        (``cache/prefix_cache.py``)."""
+        A step in flight is done no harm (``cache/prefix_cache.py``)."""
         self._scheduler.ahead.forget(namespace)
         num_freed = self._cache.clear(namespace)
         if self._tiers is not None:
             self._tiers.clear(namespace)
-            self._is_stalled = False
+            self._disk.is_awaited = False
         return num_freed
 
     def close(self) -> None:
@@ -325,6 +325,7 @@ class EngineCore:
         """Let steps copy to the host tier what is to be kept, and threads write it to disk."""
         self._recover()
         self._scheduler.abort_all()
+        self._scheduler.ahead.forget(None)
         while (left_s := end_s - time.perf_counter()) > 0:
             if self._in_flight or tiers.has_chores or tiers.has_news:
                 self._step()
@@ -334,8 +335,7 @@ class EngineCore:
     def set_public_prefixes(self, prefixes: Sequence[Sequence[int]]) -> None:
         """Let every namespace share these token ids, which intake has checked, and no others:
         ``PrefixCache.set_public``. For requests that are added later."""
-        arrays = [np.asarray(prefix, dtype=np.int32) for prefix in prefixes]
-        self._scheduler.set_public(arrays)
+        self._scheduler.set_public([np.asarray(prefix, dtype=np.int32) for prefix in prefixes])
 
     def prefill_ahead(
         self, prompt_ids: Sequence[int], namespace: Namespace = DEFAULT_NAMESPACE, tenant: str = ""
@@ -360,17 +360,7 @@ class EngineCore:
     ) -> CacheExplanation:
         """What a prompt, checked by intake, would find in the cache now. Changes nothing that
         shows. *Cost*: a match, in every namespace."""
-        prompt = np.asarray(prompt_ids, dtype=np.int32)
-        finding = self._scheduler.explain(namespace, prompt)
-        return CacheExplanation(
-            num_prompt_tokens=len(prompt),
-            matched_tokens=finding.num_tokens,
-            cause=finding.cause,
-            evicted_seconds_ago=finding.evicted_s_ago,
-            in_other_namespaces=self._cache.is_held_elsewhere(
-                namespace, prompt[:-1], finding.num_tokens
-            ),
-        )
+        return self._scheduler.explain(namespace, np.asarray(prompt_ids, dtype=np.int32))
 
     def watch_cache(self) -> list[CacheEvent]:
         """Begin, or go on, to note which pages come and go; returns a snapshot of those stored."""

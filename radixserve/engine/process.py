@@ -28,6 +28,7 @@ import zmq
 from radixserve.config import EngineConfig
 from radixserve.engine.build import build_core
 from radixserve.engine.core import EngineCore
+from radixserve.engine.disk_watch import LOOK_S
 from radixserve.engine.messages import (
     Abort,
     Answer,
@@ -103,7 +104,8 @@ def _serve(core: EngineCore, socket: "zmq.Socket[bytes]", wake: Wake) -> None:
     poller.register(sys.stdin.fileno(), zmq.POLLIN)
     poller.register(wake.fd, zmq.POLLIN)
     while True:
-        ready = dict(poller.poll(0 if core.can_step else None))
+        sleep_ms = None if not core.has_work else 1000 * LOOK_S
+        ready = dict(poller.poll(0 if core.can_step else sleep_ms))
         if sys.stdin.fileno() in ready:
             logger.info("the client is gone; the engine ends")
             return

@@ -34,16 +34,19 @@ class StepTimes:
         num_streams = sum(row.num_scheduled_tokens == 1 for row in plan.rows)
         num_chunk_tokens = plan.num_scheduled_tokens - num_streams
         streams_s = self._pacer.streams_s
+        # What was moved may have been moved while the pass ran, or not.
+        pass_s = max(step_s - result.moved_s, step_s / 2)
         if plan.rows:
-            # What was moved may have been moved while the pass ran, or not.
-            pass_s = max(step_s - result.moved_s, step_s / 2)
             self._pacer.observe(num_streams, num_chunk_tokens, pass_s)
         if self._costs is None:
             return
         if result.moved_s:
             self._costs.observe_moves(len(plan.moves), result.moved_s)
-        if not plan.moves and num_chunk_tokens >= self._page_size:
+        # Stores come before the pass, loads may run beside it. With a full pool most chunks evict, so
+        # that those with stores must count.
+        is_known = not plan.moves or (not plan.moves.loads and result.moved_s > 0)
+        if is_known and num_chunk_tokens >= self._page_size:
             if num_streams and streams_s is not None:
                 # As the pacer reckons: the streams alone would have taken about so long.
-                step_s = max(step_s - streams_s, 0.05 * step_s)
-            self._costs.observe_prefill(num_chunk_tokens, step_s)
+                pass_s = max(pass_s - streams_s, 0.05 * pass_s)
+            self._costs.observe_prefill(num_chunk_tokens, pass_s)

@@ -6,6 +6,10 @@ to the bit, config, rotary embedding, dtype and layout of a page. SHA-256 over
     format version | canonical JSON of: config.json, rope as resolved, dtype, page layout,
                      and of every weight file its name and the xxh3_128 of its bytes
 
+The format version is to be raised by whoever changes what keys and values a checkpoint gets: pages
+of an older radixserve are then not found. What moves them by rounding alone (device, attention
+backend, versions of libraries) is not in it.
+
 Weight files are the ones that the model is loaded from, and no others. Their hash need not
 withstand an attacker: whoever can write the weights has better ways to change an answer.
 

@@ -27,8 +27,8 @@ from radixserve.device.transfer import Transfer
 from radixserve.tiers.moves import Load, Moves, Store
 
 STAGED_BYTES = 32 << 20
-"""Most device memory that gathered pages take at a time, for stores and for loads each: a part of
-what ``runner/sizing.py`` leaves free."""
+"""Most device memory that one part of a step's stores, or of its loads, is gathered in; twice that
+while the next part follows. It comes out of what ``runner/sizing.py`` leaves free."""
 
 _T = TypeVar("_T")
 

@@ -21,7 +21,7 @@ from radixserve.scheduler.loads import NOTHING_LOADED, Loaded, Loads
 from radixserve.scheduler.policy import MAX_PASSED_OVER, MAX_PROBES, NUM_REFRESHED
 from radixserve.scheduler.producers import Producers
 from radixserve.scheduler.running import Running
-from radixserve.types import CacheReport, MissCause
+from radixserve.types import CacheExplanation, CacheReport, MissCause
 
 
 class Admission:
@@ -157,9 +157,26 @@ class Admission:
         self._running.enter(request, lease, num_computed_tokens)
         return True
 
-    def explain(self, namespace: Namespace, prompt: TokenArray) -> Finding:
+    def explain(self, namespace: Namespace, prompt: TokenArray) -> CacheExplanation:
         """What ``prompt`` (int32[n], n >= 1) would find in the cache now, and why no more."""
-        return self._explain(namespace, prompt[:-1])
+        tokens = prompt[:-1]
+        finding = self._explain(namespace, tokens)
+        below = self._loads.behind(namespace, tokens, finding.num_tokens)
+        host_tokens = disk_tokens = 0
+        if below is not None:
+            host_tokens = below.held.num_host_pages * self._cache.page_size
+            disk_tokens = below.held.num_disk_pages * self._cache.page_size
+        return CacheExplanation(
+            num_prompt_tokens=len(prompt),
+            matched_tokens=finding.num_tokens,
+            host_tokens=host_tokens,
+            disk_tokens=disk_tokens,
+            cause=finding.cause,
+            evicted_seconds_ago=finding.evicted_s_ago,
+            in_other_namespaces=self._cache.is_held_elsewhere(
+                namespace, tokens, finding.num_tokens
+            ),
+        )
 
     def _explain(
         self, namespace: Namespace, tokens: TokenArray, *, whole_pages_only: bool = False

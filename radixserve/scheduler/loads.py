@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 
 from radixserve.cache.prefix_cache import Finding, PrefixCache
 from radixserve.errors import OutOfPagesError
-from radixserve.ids import PageId
+from radixserve.ids import Namespace, PageId, TokenArray
 from radixserve.request import Request
 from radixserve.scheduler.plan import PlannedLoad
 from radixserve.tiers.loading import Loading
@@ -105,18 +105,23 @@ class Loads:
         return record is not None and not record.is_over
 
     def find(self, request: Request, num_cached_tokens: int) -> Below | None:
-        """What could be loaded of a waiting request, of which the tree holds ``num_cached_tokens``.
+        """What could be loaded of a waiting request: see ``behind``."""
+        return self.behind(request.namespace, request.matchable_ids, num_cached_tokens)
 
-        *Cost*: O(its tokens), hashed.
+    def behind(
+        self, namespace: Namespace, tokens: TokenArray, num_cached_tokens: int
+    ) -> Below | None:
+        """What could be loaded of ``tokens``, of which the tree holds ``num_cached_tokens``.
+
+        *Cost*: O(tokens), hashed.
         """
         if self._tiers is None:
             return None
         size = self._cache.page_size
-        tokens = request.matchable_ids
         first_page, end_page = num_cached_tokens // size, len(tokens) // size
         if first_page >= end_page:
             return None
-        chain = self._tiers.chain(request.namespace, tokens)
+        chain = self._tiers.chain(namespace, tokens)
         below = Below(chain, first_page, self._tiers.held(chain, first_page, end_page))
         return below if below.num_pages else None
 
@@ -206,6 +211,12 @@ class Loads:
         if record is not None:
             record.loading.close()
             self._report(request, record)
+
+    def give_up_waiting(self) -> None:
+        """The disk takes too long: who waits for it computes."""
+        for request, record in tuple(self._records.items()):
+            if record.loading.is_waiting:
+                self._end(request, record)
 
     def give_up_in_vain(self) -> None:
         """Nothing is in flight and nothing could be planned. Who loads waits for the disk; unless

@@ -18,8 +18,7 @@ which these hold more than the tree loads before it computes (``loads.py``). Wha
 enters the tree in ``update``, too; if it fails, who only loaded in it computes instead.
 
 Ownership: the scheduler owns every request's progress and lease, and nobody else mutates either. It
-knows no tensors, no text and no clock. Not thread-safe. Costs: under 1 ms a step with 1,000 waiting
-and 64 running requests.
+knows no tensors, no text, no clock. Not thread-safe. Costs: under 1 ms a step (see ``schedule``).
 
 Forbidden: ``schedule`` before the previous plan has been launched; ``update`` out of order.
 """
@@ -29,7 +28,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from itertools import count
 
-from radixserve.cache.prefix_cache import Finding, PrefixCache
+from radixserve.cache.prefix_cache import PrefixCache
 from radixserve.errors import OutOfPagesError
 from radixserve.ids import Namespace, RequestId, TokenArray
 from radixserve.request import Request, Status
@@ -50,6 +49,7 @@ from radixserve.scheduler.producers import Producers
 from radixserve.scheduler.running import Running
 from radixserve.tiers.tiers import Tiers
 from radixserve.types import (
+    CacheExplanation,
     EngineRequest,
     EngineStats,
     FinishReason,
@@ -90,14 +90,14 @@ class Scheduler:
         self._enable_prefix_cache = enable_prefix_cache
         producers = Producers(cache.page_size, cache.public_prefixes)
         self._waiting = FairQueue(max_overtakes)
-        self._loads = Loads(cache, tiers)
-        self._running = Running(cache, producers, self._waiting, self._loads)
+        self.loads = Loads(cache, tiers)
+        self._running = Running(cache, producers, self._waiting, self.loads)
         self._admission = Admission(
             cache,
             self._waiting,
             producers,
             self._running,
-            self._loads,
+            self.loads,
             max_running=max_running,
             enable_prefix_cache=enable_prefix_cache,
         )
@@ -114,7 +114,7 @@ class Scheduler:
             self._running,
             self._admission,
             self.ahead,
-            self._loads,
+            self.loads,
             max_batch_tokens=max_batch_tokens,
         )
         self._in_flight = InFlight()
@@ -207,7 +207,7 @@ class Scheduler:
         if self._enable_prefix_cache:
             self._cache.set_public(prefixes)
 
-    def explain(self, namespace: Namespace, prompt: TokenArray) -> Finding:
+    def explain(self, namespace: Namespace, prompt: TokenArray) -> CacheExplanation:
         """See ``Admission.explain``."""
         return self._admission.explain(namespace, prompt)
 
@@ -230,7 +230,7 @@ class Scheduler:
         with 1,000 waiting and 64 running.
         """
         self._admission.admitted.clear()
-        self._loads.collect()
+        self.loads.collect()
         plan = self._planner.plan(
             max_chunk_tokens, max_moved_pages, is_idle=not len(self._in_flight)
         )
@@ -248,13 +248,13 @@ class Scheduler:
         and cache.
         """
         self._in_flight.land(plan)
-        self._loads.moved(plan.moves)
+        self.loads.moved(plan.moves)
         self._num_steps += 1
         for load in plan.loads:
             if not self._in_flight.is_passed_over(load.request):
                 self._in_flight.land_load(load)
                 self._running.commit(load.request)
-                self._loads.landed(load.request)
+                self.loads.landed(load.request)
         deltas: list[TokenDelta] = []
         for number, (row, sampled) in enumerate(zip(plan.rows, result.sampled, strict=True)):
             request = row.request
@@ -288,7 +288,7 @@ class Scheduler:
         What the step would have computed is not in the tree and does not get there. Rows of the
         same requests in later steps are stale, or void.
         """
-        self._loads.failed(plan.moves, self._in_flight.drop(plan))
+        self.loads.failed(plan.moves, self._in_flight.drop(plan))
         return [
             delta
             for row in plan.rows
@@ -304,7 +304,7 @@ class Scheduler:
         """
         self._in_flight.keep(known)
         self.ahead.drop()
-        self._loads.recover([plan.moves for plan in known], self.running)
+        self.loads.recover([plan.moves for plan in known], self.running)
         return [
             delta
             for request in self._in_flight.unexplained(self.running)
@@ -396,5 +396,5 @@ class Scheduler:
         """Assert that queues, leases, cache and tiers agree. *Cost*: O(everything); for tests."""
         own = [request for choices in self._choices.values() for request in choices]
         check(
-            own, self._running, self._waiting, self._in_flight, self._loads, self.ahead, self._cache
+            own, self._running, self._waiting, self._in_flight, self.loads, self.ahead, self._cache
         )

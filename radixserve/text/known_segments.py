@@ -7,7 +7,9 @@ A namespace finds what it has put in itself, and nothing else: the name is part 
 not even a collision of hashes leads into another one. Segments are compared, not their hashes; the
 hash of what lies before only tells conversations apart.
 
-Safe to use from several threads. The lock is held for look-ups, never while anything is encoded.
+Safe to use from several threads. The lock is held for a thousand look-ups at most, never while
+anything is encoded. A text that alone would take a large part of the memory is not remembered: it
+would drive out everything else.
 
 Cost: about a microsecond for a known segment, and the hash of one that is not.
 """
@@ -28,6 +30,12 @@ into a list takes a fifth of a millisecond; unpacking an array of them takes mor
 
 MAX_GENERATED: Final = 8
 """Most answers to remember in one place; the oldest gives way."""
+
+MAX_SHARE: Final = 1 / 8
+"""Most of the memory that one entry may take."""
+
+_AT_ONCE: Final = 1024
+"""Segments to look up, or to put in, before others may: the event loop is among them."""
 
 _ENTRY_BYTES: Final = 400
 """What an entry weighs besides its text and ids: keys, headers, its place in the dictionary."""
@@ -76,6 +84,7 @@ class KnownSegments:
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
+        self._max_entry_bytes = int(max_bytes * MAX_SHARE)
         self._entries: OrderedDict[_Key, _Known | _GeneratedHere] = OrderedDict()
         self._lock = threading.Lock()
         self._numbers: dict[int, int] = {}
@@ -97,18 +106,19 @@ class KnownSegments:
         befores: list[bytes] = []
         before = _BEGINNING
         get, touch = self._entries.get, self._entries.move_to_end
-        with self._lock:
-            for segment in segments:
-                befores.append(before)
-                key = (namespace, before, segment)
-                known = get(key)
-                if isinstance(known, _Known):
-                    touch(key)
-                    ids.append(known[0])
-                    before = known[1]
-                else:
-                    ids.append(None)
-                    before = follow(before, segment)
+        for start in range(0, len(segments), _AT_ONCE):
+            with self._lock:
+                for segment in segments[start : start + _AT_ONCE]:
+                    befores.append(before)
+                    key = (namespace, before, segment)
+                    known = get(key)
+                    if isinstance(known, _Known):
+                        touch(key)
+                        ids.append(known[0])
+                        before = known[1]
+                    else:
+                        ids.append(None)
+                        before = follow(before, segment)
         return ids, befores
 
     def generated(self, namespace: Namespace, before: bytes) -> tuple[GeneratedSegment, ...]:
@@ -122,14 +132,15 @@ class KnownSegments:
             self._entries.move_to_end(key)
             return here.segments
 
-    def add(self, namespace: Namespace, places: Iterable[tuple[bytes, str, TokenIds]]) -> None:
+    def add(self, namespace: Namespace, places: Sequence[tuple[bytes, str, TokenIds]]) -> None:
         """Remember ids by what is before them and their text, unless others are known there: those
         may have been generated meanwhile. *Mutates* the memory."""
-        with self._lock:
-            for before, text, ids in places:
-                if (namespace, before, text) not in self._entries:
-                    self._put_known(namespace, before, text, ids)
-            self._make_room()
+        for start in range(0, len(places), _AT_ONCE):
+            with self._lock:
+                for before, text, ids in places[start : start + _AT_ONCE]:
+                    if (namespace, before, text) not in self._entries:
+                        self._put_known(namespace, before, text, ids)
+                self._make_room()
 
     def add_generated(self, namespace: Namespace, before: bytes, segment: GeneratedSegment) -> None:
         """Remember what the model wrote, whatever was known of this text before. *Mutates* the
@@ -142,10 +153,9 @@ class KnownSegments:
             older = here.segments if isinstance(here, _GeneratedHere) else ()
             kept = [each for each in older if each.head + each.generated != text]
             segments = (segment, *kept[: MAX_GENERATED - 1])
-            weight = sum(
-                _weight(each.ids, each.head) + 4 * len(each.generated) for each in segments
-            )
-            self._put(key, _GeneratedHere(segments, weight))
+            while segments and sum(map(_weight_of, segments)) > self._max_entry_bytes:
+                segments = segments[:-1]
+            self._put(key, _GeneratedHere(segments, sum(map(_weight_of, segments))))
             self._make_room()
 
     def _put_known(self, namespace: Namespace, before: bytes, text: str, ids: TokenIds) -> None:
@@ -154,8 +164,10 @@ class KnownSegments:
 
     def _put(self, key: _Key, entry: _Known | _GeneratedHere) -> None:
         old = self._entries.pop(key, None)
-        self.num_bytes += entry.num_bytes - (0 if old is None else old.num_bytes)
-        self._entries[key] = entry
+        self.num_bytes -= 0 if old is None else old.num_bytes
+        if 0 < entry.num_bytes <= self._max_entry_bytes:
+            self._entries[key] = entry
+            self.num_bytes += entry.num_bytes
 
     def _make_room(self) -> None:
         while self.num_bytes > self._max_bytes:
@@ -172,6 +184,10 @@ class KnownSegments:
                     assert entry.after == follow(*key[1:]), key
                 else:
                     assert 0 < len(entry.segments) <= MAX_GENERATED, key
+
+
+def _weight_of(segment: GeneratedSegment) -> int:
+    return _weight(segment.ids, segment.head) + 4 * len(segment.generated)
 
 
 def _weight(ids: TokenIds, text: str) -> int:

@@ -100,6 +100,11 @@ def rewrites(findings: Collection[Finding], content: str) -> bool:
     return bool(kinds - {"trimmed"}) or ("trimmed" in kinds and content != content.strip())
 
 
+def cost_every_conversation(findings: Collection[Finding]) -> bool:
+    """Whether one of them is more than trimming, which most templates do and few answers feel."""
+    return any(finding.kind != "trimmed" for finding in findings)
+
+
 def describe(findings: Sequence[Finding]) -> str:
     """All findings as one text for the log."""
     lines = ["the chat template makes less of a conversation be found in the cache:"]

@@ -27,12 +27,18 @@ Cost: a known text of 100,000 tokens takes 1 ms in long turns, 3 ms in turns of 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
+from typing import Final
 
 from radixserve.ids import Namespace
 from radixserve.text.known_segments import GeneratedSegment, KnownSegments, TokenIds, follow
 from radixserve.text.segments import Segments
 from radixserve.text.splicing import Kept, keep
 from radixserve.text.tokenizer import Tokenizer
+
+MAX_LEARNT_CUTS: Final = 1024
+"""Most cuts in an answer. What is behind the last one is not learnt: no real answer has as many,
+and a server's event loop learns."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +85,7 @@ class TokenMemory:
     def encode(self, namespace: Namespace, text: str) -> EncodedText:
         """The ids of a text that spells out its special tokens. *Mutates* the memory.
 
-        *Raises* ``InvalidRequestError`` where the text is not Unicode. *Cost*: that of tokenizing
+        The text is Unicode, which ``Tokenizer.render_prompt`` sees to. *Cost*: that of tokenizing
         what is not known; in a thread.
         """
         if not self._is_on:
@@ -105,8 +111,11 @@ class TokenMemory:
         if tail is None or not output_ids:
             return
         cutters = self._segments.cutter_ids
-        cuts = [index for index, token_id in enumerate(output_ids) if token_id in cutters]
-        if cuts and cuts[-1] == len(output_ids) - 1:
+        found = (index for index, token_id in enumerate(output_ids) if token_id in cutters)
+        cuts = list(islice(found, MAX_LEARNT_CUTS + 1))
+        if len(cuts) > MAX_LEARNT_CUTS:
+            output_ids = output_ids[: cuts.pop()]
+        elif cuts and cuts[-1] == len(output_ids) - 1:
             output_ids = output_ids[:-1]
             cuts.pop()
         before, head, head_ids = {tail.before}, tail.text, tail.ids
@@ -170,8 +179,12 @@ class TokenMemory:
                 begin = plain[first]
                 known[begin : index + 1] = self._encode_run(segments[begin : index + 1])
                 first = place + 1
-        found = ((befores[index], segments[index], known[index]) for index in missing)
-        self._known.add(namespace, ((at, text, ids) for at, text, ids in found if ids is not None))
+        found = [
+            (befores[index], segments[index], ids)
+            for index in missing
+            if (ids := known[index]) is not None
+        ]
+        self._known.add(namespace, found)
 
     def _encode_run(self, run: Sequence[str]) -> list[TokenIds]:
         """Each segment's ids, the segments being neighbours."""

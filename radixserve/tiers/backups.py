@@ -2,9 +2,10 @@
 
 A request that ends leaves its tokens here, and nothing of its pages: whoever has time for it looks
 them up in the tree again, and finds them or not (what was evicted was demoted). A page that is in
-a file, or on its way into one, is passed over; one that is in host memory is written from there;
-any other is stored, into a slot from which it will be written. At most as many are on their way as
-are written at a time (``writes.py``): the rest stays noted.
+a file counts as used there, or one that nobody ever evicts would be the oldest file; one on its way
+into a file is passed over; one in host memory is written from there; any other is stored, into a
+slot from which it will be written. At most as many are on their way as are written at a time
+(``writes.py``): the rest stays noted.
 
 The queue is bounded by pages; the oldest requests fall out.
 
@@ -15,7 +16,7 @@ it is to be stored, and a match in the tree for each request of which any is.
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
@@ -47,6 +48,8 @@ class _Noted:
     chain: PageChain | None = None
     """Made when its turn has come."""
     use: int = 0
+    in_files: list[PageKey] = field(default_factory=list)
+    """Of the pages looked at those that have been written before."""
 
 
 class Backups:
@@ -133,6 +136,9 @@ class Backups:
                     noted.page = noted.num_pages
             noted.page += 1
             if noted.page >= noted.num_pages:
+                if noted.in_files:
+                    # All at once: the order in which they go again is that of one prefix.
+                    self._reads.touch(noted.in_files)
                 self._drop_first()
                 pages = None
         return num_planned
@@ -143,7 +149,10 @@ class Backups:
             noted.chain = self._chain(noted.namespace, noted.tokens)
             noted.use = self._slots.next_use()
         key = noted.chain.key(noted.page)
-        if self._reads.can_find(key) or self._stores.is_arriving(key.name):
+        if self._reads.can_find(key):
+            noted.in_files.append(key)
+            return None
+        if self._stores.is_arriving(key.name):
             return None
         slot = self._slots.find(key.name)
         if slot is None:

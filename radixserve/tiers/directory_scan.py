@@ -14,6 +14,7 @@ import contextlib
 import itertools
 import os
 import re
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -68,6 +69,12 @@ def scan(directory_fd: int) -> Found:
     return found
 
 
+def is_open_to_others(directory_fd: int) -> bool:
+    """Whether it belongs to another user than the server's and root, or everybody may write."""
+    state = os.fstat(directory_fd)
+    return bool(state.st_mode & stat.S_IWOTH) or state.st_uid not in (0, os.geteuid())
+
+
 @contextlib.contextmanager
 def open_folder(name: str, parent_fd: int) -> Iterator[int]:
     """A descriptor of a folder; one that is a link is not followed. *Raises* OSError."""
@@ -82,10 +89,11 @@ def open_folder(name: str, parent_fd: int) -> Iterator[int]:
 def remove_files(name: str, parent_fd: int, max_files: int) -> tuple[int, bool]:
     """Remove up to so many of our files in an owner's folder; and the folder if it is empty then.
 
-    Returns the bytes of these files, and whether there are no more. *Raises* OSError if one cannot
-    be removed.
+    Returns the bytes of these files, and whether there are no more. *Raises* OSError if none can be
+    removed, but not all are gone.
     """
     num_bytes = 0
+    failure: OSError | None = None
     with open_folder(name, parent_fd) as folder_fd:
         with os.scandir(folder_fd) as entries:
             ours = (
@@ -95,11 +103,17 @@ def remove_files(name: str, parent_fd: int, max_files: int) -> tuple[int, bool]:
             )
             batch = list(itertools.islice(ours, max_files))
         for entry in batch:
-            with contextlib.suppress(FileNotFoundError):
+            try:
                 size = os.stat(entry.name, dir_fd=folder_fd, follow_symlinks=False).st_size
                 os.unlink(entry.name, dir_fd=folder_fd)
                 num_bytes += size
-    if len(batch) == max_files:
+            except FileNotFoundError:
+                pass
+            except OSError as error:
+                failure = error
+    if failure is not None and not num_bytes:
+        raise failure
+    if failure is not None or len(batch) == max_files:
         return num_bytes, False
     # Fails if there are others' files in it: they stay.
     with contextlib.suppress(OSError):

@@ -34,6 +34,9 @@ from radixserve.tiers.page_names import PageKey
 
 logger = logging.getLogger(__name__)
 
+_MAX_TOUCHED_PAGES = 2**16
+"""Pages that wait to be touched: more are not, while the file system does not keep up."""
+
 
 @dataclass(frozen=True, slots=True)
 class Done:
@@ -85,6 +88,8 @@ class DiskTier:
         self._ended = threading.Condition(lock)
         self._writes: deque[_Job | tuple[PageKey, ...]] = deque()
         """To be written; and of pages used again, the keys (``touch``)."""
+        self._num_touched_pages = 0
+        """Of the latter."""
         self._reads: deque[_Job] = deque()
         self._running: list[_Job] = []
         self._num_under_way = 0
@@ -135,9 +140,11 @@ class DiskTier:
     def touch(self, keys: Sequence[PageKey]) -> None:
         """These pages of one prefix, first page first, have been of use: they go last, the first
         page last of all, since none is of use without those before it. Takes effect behind the
-        writes handed in so far."""
+        writes handed in so far; none at all behind a file system that does not keep up."""
         with self._lock:
-            if not self._is_closing and keys:
+            keeps_up = self._num_touched_pages < _MAX_TOUCHED_PAGES
+            if not self._is_closing and keys and keeps_up:
+                self._num_touched_pages += len(keys)
                 self._writes.append(tuple(keys))
                 self._write_added.notify()
 
@@ -218,19 +225,30 @@ class DiskTier:
                 job = self._writes.popleft() if self._writes else None
                 if isinstance(job, _Job):
                     self._running.append(job)
-                elif job is None:
+                elif job is not None:
+                    self._num_touched_pages -= len(job)
+                else:
                     if self._is_closing:
                         return
                     self._must_sweep = False
             if isinstance(job, _Job):
                 self._run(job)
-            elif job is not None:
-                self.directory.touch(job)
+            else:
+                self._tidy(job)
+
+    def _tidy(self, touched: tuple[PageKey, ...] | None) -> None:
+        """Touch these pages; or, if nothing else is to be done, delete what was cleared."""
+        try:
+            if touched is not None:
+                self.directory.touch(touched)
             # Bit by bit: pages to be written do not wait for thousands to be deleted, nor does
             # closing; what is left then goes after the next start.
             elif self.directory.sweep():
                 with self._lock:
                     self._must_sweep = True
+        except Exception:
+            # As in ``_run``.
+            logger.exception("the cache directory could not be tidied")
 
     def _read_all(self) -> None:
         while True:

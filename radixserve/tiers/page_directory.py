@@ -29,7 +29,6 @@ import errno
 import itertools
 import logging
 import os
-import stat
 import threading
 import time
 from collections import deque
@@ -43,6 +42,7 @@ from radixserve.tiers.directory_scan import (
     Found,
     FoundFile,
     GoneFolder,
+    is_open_to_others,
     open_folder,
     owner_folders,
     scan,
@@ -238,7 +238,7 @@ class PageDirectory:
                 self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
                 self._fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
                 fds.callback(os.close, self._fd)
-                is_open_to_all = bool(os.fstat(self._fd).st_mode & stat.S_IWOTH)
+                is_open = is_open_to_others(self._fd)
                 lock = DirectoryLock(self.path, self._fd)
                 fds.callback(lock.release)
                 found = scan(self._fd)
@@ -255,9 +255,9 @@ class PageDirectory:
             ) from error
         if found.num_leftovers:
             logger.info("removed %d files that a kill had left half written", found.num_leftovers)
-        if is_open_to_all:
+        if is_open:
             logger.warning(
-                "everybody may write into the cache directory %s, and so into answers (chmod o-w)",
+                "others may write into the cache directory %s, and so into answers (chown, chmod o-w)",
                 self.path,
             )
         logger.info(

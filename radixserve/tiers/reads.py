@@ -9,6 +9,7 @@ has.
 Costs: O(1) a page, and what ``HostSlots`` and the disk tier cost; ``clear`` O(reads).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from radixserve.tiers.disk import Disk
@@ -49,6 +50,11 @@ class Reads:
     def can_find(self, key: PageKey) -> bool:
         """Whether there seems to be a file of the page."""
         return self._disk is not None and self._disk.contains(key.owner, key.name)
+
+    def touch(self, keys: Sequence[PageKey]) -> None:
+        """These pages of one prefix, first page first, are in files and have been of use."""
+        assert self._disk is not None
+        self._disk.touch(keys)
 
     def under_way(self, name: bytes) -> Read | None:
         """The read of a page of this name that has not ended."""

@@ -141,8 +141,8 @@ class Tiers:
                 in_files.append(key)
             elif not self._stores.plan(PageId(pages[place]), key, value):
                 self._lost_pages += 1
-        if self._disk is not None and in_files:
-            self._disk.touch(in_files)
+        if in_files:
+            self._reads.touch(in_files)
 
     def note_computed(self, namespace: Namespace, tokens: TokenArray) -> None:
         """A request has ended: the full pages of ``tokens`` (int32[n], which must not change any

@@ -89,8 +89,10 @@ class TreeNames:
             state = self._namer.advance(state, path_tokens(leaf, above * size, border * size))[-1]
         parent = leaf.parent
         assert parent is not None
-        if parent.namespace == leaf.namespace and parent.page_names is None:
-            # Its other children begin there too.
+        is_news = parent.page_names is None or above < border
+        if parent.namespace == leaf.namespace and is_news:
+            # Its other children begin there too. What it knows may end above that: it may have been
+            # trimmed, and have grown since.
             parent.page_names = _Known(border, [state])
         return state
 

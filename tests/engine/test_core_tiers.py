@@ -11,14 +11,16 @@ import numpy.typing as npt
 import pytest
 
 from radixserve.engine import core as core_module
+from radixserve.engine import disk_watch
 from radixserve.engine.core import EngineCore
 from radixserve.engine.step_times import StepTimes
 from radixserve.errors import DeviceLostError
 from radixserve.ids import PageId
 from radixserve.scheduler.pacing import Pacer
 from radixserve.scheduler.plan import PlannedRow, StepPlan, StepResult
+from radixserve.scheduler.policy import MAX_PROBES
 from radixserve.tiers.costs import Costs
-from radixserve.tiers.moves import Moves, SlotId, Store
+from radixserve.tiers.moves import Load, Moves, SlotId, Store
 from radixserve.tiers.page_names import PageKey
 from tests.engine.driving import Driver, make_request
 from tests.engine.test_pipeline import INFO
@@ -82,7 +84,7 @@ class EndingEvent:
 
     def clear(self) -> None: ...
 
-    def wait(self) -> None:
+    def wait(self, timeout_s: float) -> None:
         self.num_waits += 1
         assert self._disk.end_one(), "waiting for nothing"
 
@@ -141,6 +143,132 @@ def test_an_abort_ends_the_stall(restarted: Engine) -> None:
     restarted.driver.assert_nothing_leaked()
 
 
+def test_who_is_passed_over_is_heard_of_again() -> None:
+    """Found in review: an empty plan was taken for a stall of the disk, even without any, and an
+    engine of which the first of many waiting requests had lost their prefixes slept for ever."""
+    sim = Simulation(max_running=1)
+    core = EngineCore(INFO, sim.runner, sim.scheduler, sim.cache, Pacer(None))
+    driver = Driver(core)
+    driver.add(make_request("before", PROMPT, 1))
+    driver.run()
+    driver.add(make_request("runs", OTHER, 30))
+    driver.step()
+    for number in range(2 * MAX_PROBES):
+        driver.add(make_request(f"a{number}", PROMPT, 1))
+    core.clear_cache()
+    driver.abort("runs")
+    while core.has_work:
+        assert core.can_step
+        driver.step()
+    driver.assert_nothing_leaked()
+
+
+class Clock:
+    """Stands still until it is told to go on."""
+
+    def __init__(self) -> None:
+        self.now_s = 100.0
+
+    def perf_counter(self) -> float:
+        return self.now_s
+
+
+def test_nobody_waits_for_a_disk_that_hangs(
+    restarted: Engine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr(disk_watch, "time", clock)
+    core = restarted.core
+    restarted.add("a", PROMPT)
+    restarted.driver.step()
+    clock.now_s += disk_watch.PATIENCE_S
+    assert restarted.can_go_on == "waits"
+    clock.now_s += 0.1
+    restarted.driver.run()
+    restarted.check_answer("a", PROMPT)
+    assert core.stats().disk_tokens == 0
+    # Whoever comes while it hangs is not held up again.
+    core._cache.clear()
+    restarted.add("b", PROMPT)
+    restarted.driver.run()
+    restarted.check_answer("b", PROMPT)
+    assert caplog.text.count("has not answered") == 1
+    # It is asked again when it has come back.
+    core._cache.clear()
+    restarted.disk.end_one()
+    assert core.can_step
+    restarted.add("c", PROMPT)
+    while core.has_work:
+        if core.can_step:
+            restarted.driver.step()
+        else:
+            assert restarted.disk.end_one()
+    restarted.check_answer("c", PROMPT)
+    print(core.stats(), restarted.disk.under_way)
+    assert core.stats().disk_tokens > 0
+    restarted.driver.assert_nothing_leaked()
+
+
+def test_a_disk_that_hangs_ends_a_wait_beside_streams(
+    restarted: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr(disk_watch, "time", clock)
+    restarted.add("stream", OTHER, 30)
+    restarted.add("a", PROMPT)
+    for _ in range(4):
+        restarted.driver.step()
+    assert ("a", 0) not in restarted.driver.tokens
+    clock.now_s += disk_watch.PATIENCE_S + 0.1
+    for _ in range(4):
+        restarted.driver.step()
+    assert ("a", 0) in restarted.driver.tokens
+    restarted.driver.run()
+    restarted.check_answer("a", PROMPT)
+    restarted.check_answer("stream", OTHER, 30)
+
+
+def test_a_step_of_a_stalled_engine_looks_at_the_clock(
+    restarted: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr(disk_watch, "time", clock)
+
+    class PassingTime(EndingEvent):
+        """Nobody rings; time goes by."""
+
+        def wait(self, timeout_s: float) -> None:
+            clock.now_s += timeout_s
+
+    monkeypatch.setattr(restarted.core._bell, "_rung", PassingTime(restarted.disk))
+    restarted.add("a", PROMPT)
+    restarted.driver.run()
+    restarted.check_answer("a", PROMPT)
+
+
+def test_an_interrupt_that_comes_with_the_news_does_not_stall_the_engine(
+    restarted: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    core, tiers = restarted.core, restarted.simulation.tiers
+    assert tiers is not None
+    restarted.add("a", PROMPT)
+    restarted.driver.step()
+    assert restarted.can_go_on == "waits"
+    while restarted.disk.end_one():
+        pass
+
+    def interrupt() -> None:
+        type(tiers).collect(tiers)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(restarted.simulation.scheduler.loads, "collect", interrupt)
+        core.step()
+    monkeypatch.setattr(core._bell, "_rung", EndingEvent(restarted.disk))
+    restarted.driver.run()
+    restarted.check_answer("a", PROMPT)
+
+
 def test_an_idle_engine_keeps_what_it_has_computed() -> None:
     engine = make_engine()
     core = engine.core
@@ -167,6 +295,16 @@ def test_closing_keeps_what_was_computed_and_what_runs(restarted: Engine) -> Non
     num_steps = core.stats().num_steps
     core.close()
     assert core.stats().num_steps == num_steps
+
+
+def test_closing_computes_nothing_for_tomorrow() -> None:
+    engine = make_engine()
+    engine.add("a", PROMPT)
+    engine.driver.run()
+    engine.core.prefill_ahead([*PROMPT, *OTHER])
+    engine.core.close()
+    assert engine.core.stats().prefilled_tokens == 0
+    assert len(engine.disk.files) == 11
 
 
 def test_closing_takes_no_longer_than_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -245,13 +383,14 @@ class NotingCosts(Costs):
         self.seen.append(("moves", num_pages, seconds))
 
 
-def _plan(*counts: int, num_stores: int = 0) -> StepPlan:
+def _plan(*counts: int, num_stores: int = 0, num_loads: int = 0) -> StepPlan:
     rows = tuple(
         PlannedRow(bare_request(number), 0, count, num_samples=1)
         for number, count in enumerate(counts)
     )
     stores = tuple(Store(PageId(number), SlotId(number)) for number in range(num_stores))
-    return StepPlan(rows, (), Moves(stores))
+    loads = tuple(Load(SlotId(number), PageId(number)) for number in range(num_loads))
+    return StepPlan(rows, (), Moves(stores, loads))
 
 
 def _result(moved_s: float = 0.0) -> StepResult:
@@ -268,13 +407,18 @@ def test_what_steps_took_is_told_to_costs_and_pacer() -> None:
     times.observe(_plan(8), _result(), 2.0)
     times.observe(_plan(3), _result(), 2.0)
     times.observe(_plan(1, 8), _result(), 3.0)
-    # Moves beside chunks, and moves alone.
+    # Stores beside chunks: with a full pool there are always some. It is not known what they took;
+    # loads may have run beside the pass; moves alone.
     times.observe(_plan(8, num_stores=2), _result(0.5), 2.0)
+    times.observe(_plan(8, num_stores=2), _result(), 2.0)
+    times.observe(_plan(8, num_loads=2), _result(0.5), 2.0)
     times.observe(_plan(num_stores=3), _result(0.75), 0.75)
     assert costs.seen == [
         ("moves", 1, 0.25),
         ("prefill", 8, 2.0),
         ("prefill", 8, 2.0),
+        ("moves", 2, 0.5),
+        ("prefill", 8, 1.5),
         ("moves", 2, 0.5),
         ("moves", 3, 0.75),
     ]
@@ -301,6 +445,7 @@ def test_the_plan_is_bounded_by_what_was_measured(monkeypatch: pytest.MonkeyPatc
     while ("stream", 0) not in engine.driver.tokens:
         engine.driver.step()
     monkeypatch.setattr(Costs, "max_moved_pages", lambda costs, streams_s: 2)
+    monkeypatch.setattr(Costs, "max_read_pages", lambda costs, max_moved_pages: 8)
     engine.add("a", PROMPT)
     engine.driver.step()
     while engine.disk.under_way:

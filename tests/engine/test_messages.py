@@ -192,6 +192,8 @@ EXPLANATIONS = st.builds(
     CacheExplanation,
     num_prompt_tokens=COUNTS,
     matched_tokens=COUNTS,
+    host_tokens=COUNTS,
+    disk_tokens=COUNTS,
     cause=CAUSES,
     evicted_seconds_ago=AGES,
     in_other_namespaces=st.booleans(),

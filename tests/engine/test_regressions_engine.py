@@ -67,6 +67,10 @@ def test_ids_of_any_integer_type_survive_the_message(tmp_path: Path) -> None:
         ({"num_pages": 100.0}, "num_pages is 100.0; it must be a whole number"),
         ({"max_running": 1.0}, "max_running is 1.0; it must be a whole number"),
         ({"kv_cache_gib": "1"}, "kv_cache_gib is '1'; it must be a number"),
+        ({"cache_dir": ""}, "cache_dir is ''; it must be a directory's name"),
+        ({"cache_dir": "  "}, "it must be a directory's name"),
+        ({"cache_dir": 5}, "cache_dir is 5; it must be a directory's name"),
+        ({"cache_dir": "a\0b"}, "it must be a directory's name"),
         (
             {"kv_cache_gib": 500_000, "page_size": 4096},
             "cannot be had from this machine; lower num_pages",
@@ -77,7 +81,8 @@ def test_settings_that_cannot_be_say_so(
     demo_dir: Path, settings: dict[str, Any], words: str
 ) -> None:
     """Regression: a wrong type was called an unknown setting, or was torch's to complain about; and
-    so was a pool larger than the machine's address space."""
+    so was a pool larger than the machine's address space. An empty directory's name was taken for
+    the working directory."""
     with pytest.raises(ConfigError, match=words):
         LLM(str(demo_dir), **{"num_threads": 1, **settings})
 

@@ -112,6 +112,9 @@ def test_a_restart_finds_what_was_computed_before(
 ) -> None:
     with open_llm(tiny_dir, kept) as llm:
         assert llm.info.cache_dir == str(kept)
+        foreseen = llm.explain(PROMPTS[0])
+        assert (foreseen.matched_tokens, foreseen.disk_tokens) == (0, NUM_CACHED)
+        assert foreseen.host_tokens == 0
         first = ask(llm, PROMPTS[0])
         assert report_of(first) == (0, NUM_CACHED, NUM_PROMPT - NUM_CACHED)
         assert first.token_ids == reference.tokens[0]
@@ -122,7 +125,15 @@ def test_a_restart_finds_what_was_computed_before(
         again = ask(llm, PROMPTS[0])
         assert again.cache_report.device_tokens == NUM_PROMPT - 1
         assert again.token_ids == reference.tokens[0]
+        explained = llm.explain(PROMPTS[0])
+        assert (explained.matched_tokens, explained.disk_tokens) == (NUM_PROMPT - 1, 0)
         llm.check_invariants()
+
+
+def test_a_directory_may_be_given_as_a_path(tiny_dir: Path, kept: Path) -> None:
+    """Regression: what the engine's information calls a text was a path."""
+    with LLM(str(tiny_dir), cache_dir=kept, **SETTINGS) as llm:
+        assert llm.info.cache_dir == str(kept)
 
 
 def test_who_shares_a_beginning_loads_that(tiny_dir: Path, kept: Path) -> None:

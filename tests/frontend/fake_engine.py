@@ -288,6 +288,8 @@ class FakeEngine:
         return CacheExplanation(
             num_prompt_tokens=len(prompt_ids),
             matched_tokens=len(prompt_ids) - 4,
+            host_tokens=2,
+            disk_tokens=1,
             cause="evicted",
             evicted_seconds_ago=1.23456,
             in_other_namespaces=True,

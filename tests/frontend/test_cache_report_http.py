@@ -203,6 +203,7 @@ async def test_explain_a_conversation() -> None:
         "cause": "evicted",
         "evicted_seconds_ago": 1,
         "text_around": {"before": PROMPT[8:20], "after": PROMPT[20:]},
+        "loadable": {"host": 2, "disk": 1},
         "in_other_namespaces": True,
     }
     assert engine.asked == [(list(PROMPT.encode()), "tenant")]

@@ -3,6 +3,7 @@ turns: every token that the next turn can use is found, though no answer is show
 """
 
 import asyncio
+import logging
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -162,6 +163,17 @@ def test_what_the_template_does_is_said_in_one_warning(
     assert bool(findings) == strips
     warnings = [record.getMessage() for record in caplog.records]
     assert warnings == ([describe(findings)] if strips else [])
+
+
+def test_what_few_conversations_feel_is_no_warning(
+    model_dir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    trimming = "{% for m in messages %}[{{ m.role }}]{{ m.content | trim }}{% endfor %}[assistant]"
+    tokenizer = Tokenizer.from_dir(model_dir, chat_template=trimming, reasoning_format="none")
+    with caplog.at_level("INFO", logger="radixserve_frontend.server"):
+        findings = lint_template(tokenizer)
+    ((name, level, text),) = caplog.record_tuples
+    assert (name, level, text) == ("radixserve_frontend.server", logging.INFO, describe(findings))
 
 
 def num_found(turns: list[Turn]) -> int:

@@ -266,9 +266,9 @@ def test_tokens_whose_logits_are_wanted_are_not_loaded() -> None:
         stop_token_ids=frozenset(),
         arrival=99,
     )
-    assert sim.scheduler._loads.find(request, 0) is None
+    assert sim.scheduler.loads.find(request, 0) is None
     request.prompt_logprobs = None
-    below = sim.scheduler._loads.find(request, 0)
+    below = sim.scheduler.loads.find(request, 0)
     assert below is not None
     assert below.num_pages == 10
 

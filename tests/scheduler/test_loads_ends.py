@@ -269,7 +269,7 @@ def test_who_does_not_load_is_left_alone() -> None:
     sim.add("a", OTHER)
     sim.launch()
     (request,) = sim.scheduler.running
-    loads = sim.scheduler._loads
+    loads = sim.scheduler.loads
     loads.landed(request)
     loads.failed(Moves(), [PlannedLoad(request, 0, 4)])
     loads.stop(request)
@@ -284,9 +284,9 @@ def test_whoever_an_interrupt_has_left_without_pages_loads_no_more() -> None:
     assert sim.disk is not None
     sim.add("a", PROMPT)
     assert sim.launch().is_empty
-    assert sim.scheduler.running[0] in sim.scheduler._loads
-    sim.scheduler._loads.recover([], ())
-    assert sim.scheduler.running[0] not in sim.scheduler._loads
+    assert sim.scheduler.running[0] in sim.scheduler.loads
+    sim.scheduler.loads.recover([], ())
+    assert sim.scheduler.running[0] not in sim.scheduler.loads
     while sim.disk.end_one():
         pass
     sim.run()

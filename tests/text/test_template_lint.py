@@ -9,7 +9,13 @@ import tokenizers
 
 from radixserve.demo import write_byte_tokenizer
 from radixserve.text.chat_template import ChatTemplate
-from radixserve.text.template_lint import Finding, describe, lint, rewrites
+from radixserve.text.template_lint import (
+    Finding,
+    cost_every_conversation,
+    describe,
+    lint,
+    rewrites,
+)
 from radixserve.text.tokenizer import Tokenizer
 
 # Miniatures, each in the manner of a family: what matters to the cache, and nothing else.
@@ -299,3 +305,11 @@ def test_which_findings_make_the_next_turn_another(lint_of: Lint) -> None:
     # Trimming does something only to answers that there is something to trim of.
     assert rewrites(lint_of(LLAMA31).values(), "Yes.\n")
     assert not rewrites(lint_of(SWITCHED).values(), "Yes.\n")
+
+
+def test_trimming_alone_costs_few_conversations_anything(lint_of: Lint) -> None:
+    trimming = lint_of(CHATML.replace("m.content", "m.content | trim")).values()
+    assert [finding.kind for finding in trimming] == ["trimmed"]
+    assert not cost_every_conversation(trimming)
+    assert cost_every_conversation(lint_of(LLAMA31).values())
+    assert not cost_every_conversation(())

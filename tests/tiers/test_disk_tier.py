@@ -199,6 +199,40 @@ def test_a_touch_comes_after_the_writes_before_it(tmp_path: Path) -> None:
     rig.tier.close(LIMIT_S)
 
 
+def test_touches_behind_a_disk_that_hangs_are_bounded(rig: Rig) -> None:
+    rig.directory.gate.clear()
+    rig.write(0)
+    rig.hold(1)
+    touched: list[int] = []
+    rig.directory.touch = lambda keys: touched.append(len(keys))  # type: ignore[method-assign,assignment]
+    for _ in range(100):
+        rig.tier.touch([key_of(0)] * 1000)
+    rig.directory.gate.set()
+    rig.write(1)
+    rig.finish()
+    assert sum(touched) == 66_000
+    # When these are through there is room for more.
+    rig.tier.touch([key_of(0)])
+    rig.write(2)
+    rig.finish()
+    assert sum(touched) == 66_001
+
+
+def test_the_writer_lives_on_when_touching_or_sweeping_goes_wrong(
+    rig: Rig, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*args: object) -> bool:
+        raise MemoryError
+
+    rig.directory.touch = fail  # type: ignore[method-assign,assignment]  # no file system does so
+    rig.directory.sweep = fail  # type: ignore[method-assign]
+    rig.tier.touch([key_of(0)])
+    rig.tier.clear(None)
+    rig.write(0)
+    assert [one.ok for one in rig.finish()] == [True]
+    assert "could not be tidied" in caplog.text
+
+
 @pytest.mark.parametrize("owner", [ALICE, None])
 def test_what_is_cleared_is_gone_wherever_it_was(rig: Rig, owner: str | None) -> None:
     rig.write(0, 1)

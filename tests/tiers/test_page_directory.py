@@ -190,7 +190,26 @@ def test_it_is_the_users_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture)
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
     path.chmod(0o777)
     open_at(path).close()
-    assert "everybody may write into the cache directory" in caplog.text
+    assert "others may write into the cache directory" in caplog.text
+
+
+def test_another_users_directory_is_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "cache"
+    open_at(path).close()
+    assert "others may write" not in caplog.text
+    real = os.fstat
+
+    def of_somebody_else(fd: int) -> os.stat_result:
+        state = list(real(fd))
+        state[stat.ST_UID] = os.geteuid() + 1
+        return os.stat_result(state)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fstat", of_somebody_else)
+        open_at(path).close()
+    assert "others may write into the cache directory" in caplog.text
 
 
 # Holds the lock, then says so and waits.
@@ -485,6 +504,23 @@ def test_many_files_are_deleted_bit_by_bit(tmp_path: Path) -> None:
     assert left == [250, 50]
     assert directory.used_bytes == 0
     assert not files_in(tmp_path)
+    directory.close()
+
+
+def test_what_cannot_be_deleted_does_not_keep_the_rest(tmp_path: Path) -> None:
+    directory = open_at(tmp_path)
+    for number in range(20):
+        write(directory, key_of(number))
+    (folder,) = tmp_path.glob(f"*/{ALICE}")
+    for number in range(100, 105):
+        (folder / f"{number:032x}.safetensors").mkdir()
+    directory.clear(None)
+    assert directory.sweep()
+    assert not [path for path in tmp_path.rglob("*.safetensors") if path.is_file()]
+    assert directory.used_bytes == 0
+    # Nobody is to call for the rest.
+    assert not directory.sweep()
+    directory.check_invariants()
     directory.close()
 
 

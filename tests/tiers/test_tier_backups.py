@@ -1,9 +1,15 @@
 """Down to files: what has landed is written, and what was computed is backed up."""
 
+from pathlib import Path
+
 import numpy as np
 
 from radixserve.tiers.backups import MAX_LOOK_UPS, MAX_NOTED_PAGES
+from radixserve.tiers.disk_tier import DiskTier
 from radixserve.tiers.moves import SlotId
+from radixserve.tiers.page_directory import PageDirectory
+from radixserve.tiers.page_file import file_bytes
+from radixserve.tiers.tiers import Tiers
 from tests.tiers.tiered_cache import PAGE_SIZE, A, B, TieredCache, tokens_of
 
 
@@ -155,6 +161,31 @@ def test_backups_take_public_pages_too_and_pages_inside_which_edges_part() -> No
         world.contents.expect(namespace, own)
     for key, data in world.disk.files.items():
         world.contents.check_page(data, key.identity)
+
+
+def test_files_of_what_is_used_and_never_evicted_are_not_the_oldest(tmp_path: Path) -> None:
+    world = TieredCache()
+    page_bytes = world.contents.page_bytes
+    directory = PageDirectory(tmp_path, b"f" * 32, page_bytes, limit_bytes=6 * file_bytes(page_bytes))
+    disk = DiskTier(directory, world.host)
+    public = world.cache.public_prefixes
+    world.tiers = Tiers(world.namer, world.host, public, world.costs, disk)
+
+    def use(first_token: int) -> None:
+        tokens = tuple(range(first_token, first_token + 2 * PAGE_SIZE))
+        world.run(A, tokens)
+        world.tiers.note_computed(A, np.array(tokens, dtype=np.int32))
+        while world.has_chores() or world.tiers.is_busy:
+            world.back_up()
+            disk.wait()
+            world.tiers.collect()
+
+    for time in range(1, 6):
+        use(0)
+        use(100 * time)
+    world.tiers.close()
+    # Two pages of each prefix, once.
+    assert directory.num_stored == 2 * (1 + 5)
 
 
 def test_what_was_evicted_is_not_backed_up_but_was_demoted() -> None:

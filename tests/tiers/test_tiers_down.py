@@ -76,6 +76,23 @@ def test_siblings_share_what_is_named_of_the_way() -> None:
     assert CountingNamer.num_tokens == 40 + 2 * 8
 
 
+def test_siblings_share_what_is_named_of_a_way_that_was_trimmed_and_has_grown() -> None:
+    world = TieredCache(num_pages=60, namer=CountingNamer)
+    way = tokens_of(range(80))
+    world.run(A, way)
+    # What it is called is kept on it, up to where it is cut.
+    world.evict(15)
+    world.run(A, way)
+    # While somebody else has it, it does not grow, but gets children.
+    lease = world.cache.acquire(A, np.array(way, dtype=np.int32))
+    for first in (100, 120, 140):
+        world.run(A, (*way, *range(first, first + 8)))
+    CountingNamer.num_tokens = 0
+    world.evict(6)
+    assert CountingNamer.num_tokens == (80 - 20) + 3 * 8
+    world.cache.give_back(lease)
+
+
 def test_names_follow_an_edge_that_is_cut_and_grows_elsewhere() -> None:
     world = TieredCache()
     world.run(A, tokens_of(range(24)))
