@@ -21,8 +21,8 @@ class Bell:
         self.on_ring()
 
     def wait_until(self, is_time: Callable[[], bool], look_s: float) -> None:
-        """Sleep until ``is_time``, which comes true with a ring; or with time, but is then found out
-        only within ``look_s``."""
+        """Sleep until ``is_time``, which comes true with a ring; or with time, which is looked at
+        every ``look_s``."""
         self._rung.clear()
         while not is_time():
             self._rung.wait(look_s)

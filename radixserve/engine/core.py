@@ -172,7 +172,7 @@ class EngineCore:
 
     def call_when_ready(self, wake: Callable[[], None]) -> None:
         """Have ``wake`` called, by another thread, whenever ``can_step`` may have come true since a
-        grammar or a file is done. Time makes it true, too: look each ``LOOK_S`` while there is work."""
+        grammar or a file is done. Time does that, too: while there is work look each ``LOOK_S``."""
         self._bell.on_ring = wake
 
     def step(self) -> list[TokenDelta]:

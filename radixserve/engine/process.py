@@ -104,7 +104,7 @@ def _serve(core: EngineCore, socket: "zmq.Socket[bytes]", wake: Wake) -> None:
     poller.register(sys.stdin.fileno(), zmq.POLLIN)
     poller.register(wake.fd, zmq.POLLIN)
     while True:
-        sleep_ms = None if not core.has_work else 1000 * LOOK_S
+        sleep_ms = int(1000 * LOOK_S) if core.has_work else None
         ready = dict(poller.poll(0 if core.can_step else sleep_ms))
         if sys.stdin.fileno() in ready:
             logger.info("the client is gone; the engine ends")

@@ -42,8 +42,8 @@ class StepTimes:
             return
         if result.moved_s:
             self._costs.observe_moves(len(plan.moves), result.moved_s)
-        # Stores come before the pass, loads may run beside it. With a full pool most chunks evict, so
-        # that those with stores must count.
+        # Stores come before the pass, loads may run beside it. With a full pool most chunks evict:
+        # those with stores must count.
         is_known = not plan.moves or (not plan.moves.loads and result.moved_s > 0)
         if is_known and num_chunk_tokens >= self._page_size:
             if num_streams and streams_s is not None:

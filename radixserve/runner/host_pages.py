@@ -74,7 +74,6 @@ class HostPages:
                 f"{', or raise the limit of locked memory (ulimit -l)' if is_on_gpu else ''}"
             ) from error
         pages = memory.view(storage.dtype).view(num_slots, *page_shape)
-        self.num_slots = num_slots
         self.buffer: npt.NDArray[np.uint8] = memory.numpy().reshape(num_slots, -1)
         """uint8[num_slots, page_bytes]. Read or written only while no move touches the slot."""
         self._mover: Mover = (
@@ -82,10 +81,6 @@ class HostPages:
             if is_on_gpu
             else HostMover(storage, pages)
         )
-
-    @property
-    def num_bytes(self) -> int:
-        return self.buffer.nbytes
 
     def perform(self, moves: Moves) -> Moving:
         """Begin a step's moves, behind all work queued so far: first the stores, then the loads.

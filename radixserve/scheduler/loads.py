@@ -28,6 +28,7 @@ from radixserve.errors import OutOfPagesError
 from radixserve.ids import Namespace, PageId, TokenArray
 from radixserve.request import Request
 from radixserve.scheduler.plan import PlannedLoad
+from radixserve.scheduler.policy import MAX_PASSED_OVER
 from radixserve.tiers.loading import Loading
 from radixserve.tiers.moves import Load, Moves, Store
 from radixserve.tiers.page_names import PageChain
@@ -94,6 +95,8 @@ class Loads:
         if tiers is not None:
             cache.tree.demoter = tiers
         self._records: dict[Request, _Record] = {}
+        self._chains: dict[Request, PageChain] = {}
+        """Of those who were looked for last: who finds no room is looked for in every plan."""
         self.num_over = 0
         """How many requests have gone on from loading to computing, since start."""
         self.on_loaded: Callable[[Request, Finding | None, Loaded], None] = _nobody
@@ -105,8 +108,25 @@ class Loads:
         return record is not None and not record.is_over
 
     def find(self, request: Request, num_cached_tokens: int) -> Below | None:
-        """What could be loaded of a waiting request: see ``behind``."""
-        return self.behind(request.namespace, request.matchable_ids, num_cached_tokens)
+        """What could be loaded of a waiting request: see ``behind``; it is hashed once."""
+        if self._tiers is None:
+            return None
+        chain = self._tiers.chain(request.namespace, request.matchable_ids)
+        return self._below(self._known(request, chain), num_cached_tokens)
+
+    def _known(self, request: Request, chain: PageChain) -> PageChain:
+        """The request's chain as far as it was made before, if that was this one."""
+        known = self._chains.get(request)
+        if (
+            known is not None
+            and known.num_pages == chain.num_pages
+            and known.num_public_pages == chain.num_public_pages
+        ):
+            return known
+        if len(self._chains) > MAX_PASSED_OVER:
+            self._chains.clear()
+        self._chains[request] = chain
+        return chain
 
     def behind(
         self, namespace: Namespace, tokens: TokenArray, num_cached_tokens: int
@@ -117,12 +137,12 @@ class Loads:
         """
         if self._tiers is None:
             return None
-        size = self._cache.page_size
-        first_page, end_page = num_cached_tokens // size, len(tokens) // size
-        if first_page >= end_page:
-            return None
-        chain = self._tiers.chain(namespace, tokens)
-        below = Below(chain, first_page, self._tiers.held(chain, first_page, end_page))
+        return self._below(self._tiers.chain(namespace, tokens), num_cached_tokens)
+
+    def _below(self, chain: PageChain, num_cached_tokens: int) -> Below | None:
+        assert self._tiers is not None
+        first_page = num_cached_tokens // self._cache.page_size
+        below = Below(chain, first_page, self._tiers.held(chain, first_page, chain.num_pages))
         return below if below.num_pages else None
 
     def begin(self, request: Request, below: Below, finding: Finding | None) -> None:
@@ -131,6 +151,7 @@ class Loads:
         ``finding``: what is to be reported of its admission, and comes back by ``on_loaded``.
         """
         assert self._tiers is not None
+        self._chains.pop(request, None)
         self._records[request] = _Record(
             # One page ahead: how many may be, the plan knows.
             self._tiers.begin(below.chain, below.first_page, below.num_pages, max_ahead=1),

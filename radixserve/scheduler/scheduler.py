@@ -220,7 +220,7 @@ class Scheduler:
 
         Empty if nothing waits or runs, and if nothing can be planned until a step in flight is
         known. With nothing in flight and anything to do it is only if all that could go on waits
-        for reads from disk: until ``tiers.has_news``.
+        for reads from disk: until ``tiers.has_news``; or for once (``policy.MAX_PROBES``).
 
         ``max_chunk_tokens`` bounds the tokens of steps that also carry one-token rows beyond those
         rows themselves (``pacing.py``): it bounds how long the streams are held up. For the same

@@ -29,7 +29,10 @@ TokenIds = tuple[int, ...]
 into a list takes a fifth of a millisecond; unpacking an array of them takes more than one."""
 
 MAX_GENERATED: Final = 8
-"""Most answers to remember in one place; the oldest gives way."""
+"""Most answers to remember to one prompt; the oldest gives way."""
+
+MAX_HERE: Final = 64
+"""Most answers to remember in one place: without cuts that is where every conversation begins."""
 
 MAX_SHARE: Final = 1 / 8
 """Most of the memory that one entry may take."""
@@ -62,6 +65,11 @@ class GeneratedSegment:
     """Of both."""
     num_head: int
     """How many of them are the head's."""
+
+    def says(self, text: str) -> bool:
+        """Whether this is the segment's text. *Cost*: O(1) if the lengths differ."""
+        length = len(self.head) + len(self.generated)
+        return length == len(text) and self.head + self.generated == text
 
 
 class _Known(NamedTuple):
@@ -151,8 +159,11 @@ class KnownSegments:
             self._put_known(namespace, before, text, segment.ids)
             here = self._entries.get(key)
             older = here.segments if isinstance(here, _GeneratedHere) else ()
-            kept = [each for each in older if each.head + each.generated != text]
-            segments = (segment, *kept[: MAX_GENERATED - 1])
+            kept = [each for each in older if not each.says(text)]
+            rivals = [each for each in kept if each.head == segment.head]
+            for each in rivals[MAX_GENERATED - 1 :]:
+                kept.remove(each)
+            segments = (segment, *kept[: MAX_HERE - 1])
             while segments and sum(map(_weight_of, segments)) > self._max_entry_bytes:
                 segments = segments[:-1]
             self._put(key, _GeneratedHere(segments, sum(map(_weight_of, segments))))
@@ -183,7 +194,7 @@ class KnownSegments:
                 if isinstance(entry, _Known):
                     assert entry.after == follow(*key[1:]), key
                 else:
-                    assert 0 < len(entry.segments) <= MAX_GENERATED, key
+                    assert 0 < len(entry.segments) <= MAX_HERE, key
 
 
 def _weight_of(segment: GeneratedSegment) -> int:

@@ -35,7 +35,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 logger = logging.getLogger(__name__)
 
@@ -47,13 +47,6 @@ _AROUND: Final = (("a", "b"), (" ", " "), ("a b ", " c"), ("\n\n", "\n"), (" é"
 
 _TOKENS_WITH_NEIGHBOURS: Final = 24
 """Among so many added tokens every pair is checked side by side."""
-
-
-class Lead(NamedTuple):
-    """An added token: what follows it is encoded as what stands inside of a text."""
-
-    content: str
-    token_id: int
 
 
 class Segments:
@@ -79,15 +72,9 @@ class Segments:
         }
         self.cutter_ids = frozenset(cutters)
         """The tokens that segments begin with; only a text's first one may begin without."""
-        self.lead = next(
-            (
-                Lead(content, token_id)
-                for token_id, content in cutters.items()
-                if not named[token_id].rstrip
-            ),
-            None,
-        )
-        """None if there is no such token."""
+        self.lead = next((cutters[each] for each in cutters if not named[each].rstrip), "")
+        """An added token: what follows it is encoded as what stands inside of a text. Empty if
+        there is none."""
         self._others = frozenset(
             token.content for token_id, token in searched.items() if token_id not in cutters
         )

@@ -40,6 +40,9 @@ MAX_LEARNT_CUTS: Final = 1024
 """Most cuts in an answer. What is behind the last one is not learnt: no real answer has as many,
 and a server's event loop learns."""
 
+_WORD: Final = "a"
+"""Stands for the text before."""
+
 
 @dataclass(frozen=True, slots=True)
 class Tail:
@@ -241,15 +244,14 @@ class TokenMemory:
         if not rest:
             return []
         lead = self._segments.lead
-        # The second: a tokenizer that puts a space before a text itself.
-        for text in (rest, rest[1:] if rest[0] == " " else rest):
-            ids = self._plain(text) if lead is None else self._plain(lead.content + text)
-            if lead is not None:
-                first, *ids = ids
-                if first != lead.token_id:
-                    continue
-            if self._shown(ids) == rest:
-                return ids
+        # A tokenizer may put a space before a text itself: it is given less, or a word before it.
+        for before, text in ((lead, rest), (lead, rest.removeprefix(" ")), (lead + _WORD, rest)):
+            before_ids = self._plain(before)
+            ids = self._plain(before + text)
+            if ids[: len(before_ids)] == before_ids:
+                ids = ids[len(before_ids) :]
+                if self._shown(ids) == rest:
+                    return ids
         return None
 
     def _shown(self, ids: Sequence[int]) -> str:

@@ -35,7 +35,7 @@ class ClearedFolders:
     def remove_some(self, max_files: int) -> int:
         """Delete up to so many files of one folder. Returns by how much ``num_bytes`` fell by it.
 
-        *Raises* OSError if a file cannot be deleted; its folder goes last.
+        *Raises* OSError if none of its files can be deleted; it goes last then.
         """
         folder = self._folders.popleft()
         try:

@@ -133,6 +133,9 @@ class Costs:
         """How many pages may be read from files meanwhile, that is in the time that so many moves
         take: at least one. Threads read, but on a CPU the cores are the streams' too."""
         move_s, read_s = self.page_move_s, self.page_read_s
+        if max_moved_pages >= _MAX_MOVED_PAGES:
+            # Nobody streams.
+            return max_moved_pages
         if move_s is None or read_s is None:
             return 1
         return max(1, int(max_moved_pages * move_s / read_s))

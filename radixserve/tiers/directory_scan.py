@@ -52,12 +52,16 @@ class Found:
     gone: list[GoneFolder] = field(default_factory=list)
     num_leftovers: int = 0
     """Removed: what writes that were killed had left."""
+    is_open_to_others: bool = False
+    """It belongs to another user than the server's and root, or everybody may write into it."""
 
 
 def scan(directory_fd: int) -> Found:
     """Look through the whole directory. *Raises* OSError if it cannot be listed; of what is in it,
     what cannot be read or removed is left out."""
-    found = Found()
+    state = os.fstat(directory_fd)
+    is_foreign = state.st_uid not in (0, os.geteuid())
+    found = Found(is_open_to_others=is_foreign or bool(state.st_mode & stat.S_IWOTH))
     for model in _names(directory_fd, _FOLDER):
         with contextlib.suppress(OSError), open_folder(model, directory_fd) as model_fd:
             for gone in _names(model_fd, _GONE):
@@ -67,12 +71,6 @@ def scan(directory_fd: int) -> Found:
         with contextlib.suppress(OSError):
             os.rmdir(model, dir_fd=directory_fd)
     return found
-
-
-def is_open_to_others(directory_fd: int) -> bool:
-    """Whether it belongs to another user than the server's and root, or everybody may write."""
-    state = os.fstat(directory_fd)
-    return bool(state.st_mode & stat.S_IWOTH) or state.st_uid not in (0, os.geteuid())
 
 
 @contextlib.contextmanager

@@ -108,6 +108,7 @@ class Loading:
         "_ahead",
         "_chain",
         "_max_pinned",
+        "_num_lost_reads",
         "_on_close",
         "_reads",
         "_slots",
@@ -142,6 +143,8 @@ class Loading:
         self.max_ahead = max_ahead
         """How far ahead to read at most, in pages: reading takes the cores' time, too."""
         self._ahead: deque[_Ahead] = deque()
+        self._num_lost_reads = reads.num_lost
+        """Anybody's, when it was last seen to that none of them is ahead."""
         self.next_page = first_page
         """The page index to be taken next."""
         self.end_page = end_page
@@ -186,10 +189,12 @@ class Loading:
         """Pin pages, and begin to read them, as far ahead as is allowed. To be called whenever a
         read has ended or a slot may have become available; ``is_waiting`` and ``is_over`` are right
         after it."""
-        for place, page in enumerate(self._ahead):
-            if page.is_lost:
-                self._end_at(self.next_page + place)
-                break
+        if self._num_lost_reads != self._reads.num_lost:
+            for place, page in enumerate(self._ahead):
+                if page.is_lost:
+                    self._end_at(self.next_page + place)
+                    break
+            self._num_lost_reads = self._reads.num_lost
         max_ahead = min(self.max_ahead, self._max_pinned)
         while len(self._ahead) < max_ahead and self._look_further():
             pass

@@ -42,7 +42,6 @@ from radixserve.tiers.directory_scan import (
     Found,
     FoundFile,
     GoneFolder,
-    is_open_to_others,
     open_folder,
     owner_folders,
     scan,
@@ -150,7 +149,8 @@ class PageDirectory:
                 self.num_rejected += 1
             self._log.warning("read", "%s is not used: %s", self._file(key), error.reason)
         except FileNotFoundError:
-            self._log.warning("read", "%s has been removed by somebody else", self._file(key))
+            if self.contains(key.owner, key.name):
+                self._log.warning("read", "%s has been removed by somebody else", self._file(key))
         except OSError as error:
             self._log.warning("read", "%s cannot be read: %s", self._file(key), error)
             if error.errno in _PASSING:
@@ -238,7 +238,6 @@ class PageDirectory:
                 self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
                 self._fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
                 fds.callback(os.close, self._fd)
-                is_open = is_open_to_others(self._fd)
                 lock = DirectoryLock(self.path, self._fd)
                 fds.callback(lock.release)
                 found = scan(self._fd)
@@ -255,9 +254,9 @@ class PageDirectory:
             ) from error
         if found.num_leftovers:
             logger.info("removed %d files that a kill had left half written", found.num_leftovers)
-        if is_open:
+        if found.is_open_to_others:
             logger.warning(
-                "others may write into the cache directory %s, and so into answers (chown, chmod o-w)",
+                "others may write into the cache directory %s, so into answers (chown; chmod o-w)",
                 self.path,
             )
         logger.info(

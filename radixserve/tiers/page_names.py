@@ -137,7 +137,7 @@ class PageChain:
     Page ``k`` covers tokens ``[k P, (k + 1) P)``.
     """
 
-    __slots__ = ("_namer", "_own", "_public", "_tokens", "namespace", "num_public_pages")
+    __slots__ = ("_namer", "_own", "_public", "_tokens", "num_public_pages")
 
     def __init__(
         self, namer: PageNamer, namespace: Namespace, tokens: TokenArray, num_public: int
@@ -145,7 +145,6 @@ class PageChain:
         assert 0 <= num_public <= len(tokens)
         self._namer = namer
         self._tokens = tokens
-        self.namespace = namespace
         self.num_public_pages = num_public // namer.page_size
         self._own = _Links(namer, namespace)
         self._public = _Links(namer, None) if self.num_public_pages else None
@@ -155,14 +154,9 @@ class PageChain:
         """How many whole pages the tokens make."""
         return len(self._tokens) // self._namer.page_size
 
-    def extend(self, tokens: TokenArray) -> None:
-        """Go on with a longer array that begins with the same tokens; what was made stays."""
-        assert len(tokens) >= len(self._tokens)
-        self._tokens = tokens
-
-    def owner(self, page: int) -> Namespace | None:
-        """Whose page it is; None: what is public."""
-        return None if page < self.num_public_pages else self.namespace
+    def folder(self, page: int) -> str:
+        """The folder of whose page it is: the namespace's, or what is public's; 16 hex digits."""
+        return self._links(page).owner_name
 
     def name(self, page: int) -> bytes:
         """16 bytes. *Cost*: O(1) once it was made, else 0.11 µs for each page up to it."""

@@ -36,20 +36,26 @@ class Read:
 class Reads:
     """See the module. Mutable. Without a ``disk`` it finds nothing."""
 
-    __slots__ = ("_by_name", "_by_slot", "_disk", "_slots")
+    __slots__ = ("_by_name", "_by_slot", "_disk", "_slots", "num_lost")
 
     def __init__(self, slots: HostSlots, disk: Disk | None) -> None:
         self._slots = slots
         self._disk = disk
         self._by_slot: dict[SlotId, Read] = {}
         self._by_name: dict[bytes, Read] = {}
+        self.num_lost = 0
+        """Reads that have brought nothing, since start."""
 
     def __len__(self) -> int:
         return len(self._by_slot)
 
     def can_find(self, key: PageKey) -> bool:
         """Whether there seems to be a file of the page."""
-        return self._disk is not None and self._disk.contains(key.owner, key.name)
+        return self.has_file(key.owner, key.name)
+
+    def has_file(self, owner: str, name: bytes) -> bool:
+        """The same, for whom it is not worth making an identity."""
+        return self._disk is not None and self._disk.contains(owner, name)
 
     def touch(self, keys: Sequence[PageKey]) -> None:
         """These pages of one prefix, first page first, are in files and have been of use."""
@@ -80,6 +86,7 @@ class Reads:
         del self._by_name[read.key.name]
         read.has_ended = True
         read.is_lost = not (done.ok and read.is_wanted)
+        self.num_lost += read.is_lost
         # The page may have been evicted from the device and stored meanwhile.
         if not read.is_lost and self._slots.find(read.key.name) is None:
             self._slots.put(read.slot, read.key, read.rank)

@@ -178,6 +178,8 @@ def test_nobody_waits_for_a_disk_that_hangs(
 ) -> None:
     clock = Clock()
     monkeypatch.setattr(disk_watch, "time", clock)
+    # A simulated model computes faster than any disk reads.
+    monkeypatch.setattr(Costs, "is_worth_disk", lambda costs: True)
     core = restarted.core
     restarted.add("a", PROMPT)
     restarted.driver.step()
@@ -196,7 +198,6 @@ def test_nobody_waits_for_a_disk_that_hangs(
     # It is asked again when it has come back.
     core._cache.clear()
     restarted.disk.end_one()
-    assert core.can_step
     restarted.add("c", PROMPT)
     while core.has_work:
         if core.can_step:
@@ -204,7 +205,6 @@ def test_nobody_waits_for_a_disk_that_hangs(
         else:
             assert restarted.disk.end_one()
     restarted.check_answer("c", PROMPT)
-    print(core.stats(), restarted.disk.under_way)
     assert core.stats().disk_tokens > 0
     restarted.driver.assert_nothing_leaked()
 
@@ -261,9 +261,10 @@ def test_an_interrupt_that_comes_with_the_news_does_not_stall_the_engine(
         type(tiers).collect(tiers)
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(restarted.simulation.scheduler.loads, "collect", interrupt)
-        core.step()
+        with pytest.raises(KeyboardInterrupt):
+            core.step()
     monkeypatch.setattr(core._bell, "_rung", EndingEvent(restarted.disk))
     restarted.driver.run()
     restarted.check_answer("a", PROMPT)

@@ -350,4 +350,4 @@ def test_a_gpu_moves_every_byte() -> None:
 def test_the_mover_is_chosen_by_the_device() -> None:
     pages = HostPages(NUM_SLOTS, make_pool(), HostTransfer())
     assert isinstance(pages._mover, HostMover)
-    assert pages.num_bytes == NUM_SLOTS * 192
+    assert pages.buffer.nbytes == NUM_SLOTS * 192

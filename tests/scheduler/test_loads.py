@@ -7,9 +7,11 @@ the simulated runner fails at any page that does not hold what it should.
 import numpy as np
 import pytest
 
-from radixserve.ids import Namespace, RequestId
+from radixserve.ids import Namespace, RequestId, TokenArray
 from radixserve.request import Request
 from radixserve.sampling.params import SamplingParams
+from radixserve.scheduler.policy import MAX_PASSED_OVER
+from radixserve.tiers.page_names import PageNamer
 from radixserve.types import EngineRequest, ResumedChoice
 from tests.scheduler.loading import (
     FLOOD,
@@ -289,3 +291,39 @@ def test_what_is_not_worth_loading_is_computed() -> None:
 def test_tiers_without_a_prefix_cache_make_no_sense() -> None:
     with pytest.raises(ValueError, match="enable_prefix_cache"):
         Simulation(num_slots=4, enable_prefix_cache=False)
+
+
+def test_who_finds_no_room_is_hashed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Found in review: in every plan its whole prompt was hashed anew."""
+    sim = Simulation(num_pages=64, num_slots=64)
+    prompt = [1 + position % 7 for position in range(120)]
+    sim.add("before", prompt, 1)
+    sim.run()
+    sim.add("runs", [20 + position % 9 for position in range(128)], 40)
+    for _ in range(2):
+        sim.step()
+    sim.add("waits", [*prompt, *range(1, 21)])
+    num_hashed: list[int] = []
+    names_after = PageNamer.names_after
+
+    def noting(namer: PageNamer, name: bytes, tokens: TokenArray) -> list[bytes]:
+        num_hashed.append(len(tokens))
+        return names_after(namer, name, tokens)
+
+    monkeypatch.setattr(PageNamer, "names_after", noting)
+    for _ in range(5):
+        assert set(planned(sim.step())) == {"runs"}
+    assert num_hashed == [139]
+    # What is public has changed: the pages have other names.
+    sim.scheduler.set_public([np.array(prompt, dtype=np.int32)])
+    (waiting,) = sim.scheduler._waiting
+    sim.scheduler.loads.find(waiting, 0)
+    assert len(num_hashed) == 2
+    # Of many who find no room not all are kept in mind.
+    for number in range(3 * MAX_PASSED_OVER):
+        sim.add(f"more {number}", [*prompt, 30 + number, *range(1, 21)])
+    for _ in range(8):
+        sim.step()
+        assert len(sim.scheduler.loads._chains) <= MAX_PASSED_OVER + 1
+    sim.run()
+    sim.assert_no_leaks()

@@ -195,6 +195,24 @@ def test_what_is_left_says_what_came_back(tokenizers: dict[str, Tokenizer]) -> N
     assert said(tokenizer, ids[len(prompt) : -len(following)]) == "The fox ran"
 
 
+@pytest.mark.parametrize("kind", MAKERS)
+@pytest.mark.parametrize("end", [" ", "\n", "  ", " \n"])
+def test_white_space_that_a_template_puts_behind_an_answer(
+    tokenizers: dict[str, Tokenizer], kind: str, end: str
+) -> None:
+    """As Llama 2's does. A tokenizer may put a space of its own before what is left."""
+    tokenizer = tokenizers[kind]
+    answer = spelled(tokenizer, "The fox was")
+    memory = memory_with(tokenizer, TURN, answer)
+    ids = memory.encode(HERE, TURN + "The fox was" + end + NEXT).ids
+    start = len(plain(tokenizer, TURN))
+    assert ids[start : start + len(answer)] == answer
+    if kind != "unigram":
+        # That one knows no line end.
+        rest = ids[start + len(answer) : len(ids) - len(plain(tokenizer, NEXT))]
+        assert said(tokenizer, rest) == end
+
+
 def test_a_token_that_is_no_cut_parts_words_nevertheless(tmp_path: Path) -> None:
     backend = byte_level_bpe()
     backend.add_tokens([AddedToken("[stop]", normalized=True)])

@@ -1,15 +1,19 @@
 """What a memory of tokens does with texts and answers that are made to fill it."""
 
 import threading
+from pathlib import Path
 from types import TracebackType
 
 import pytest
-from tokenizers import AddedToken
+from tokenizers import AddedToken, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer as Backend
 
 from radixserve.ids import DEFAULT_NAMESPACE, Namespace
+from radixserve.text import known_segments
 from radixserve.text.known_segments import KnownSegments
 from radixserve.text.token_memory import MAX_LEARNT_CUTS, TokenMemory
 from radixserve.text.tokenizer import Tokenizer
+from radixserve.text.vocabulary import byte_alphabet
 from tests.text.making import byte_level_bpe, save
 
 HERE = DEFAULT_NAMESPACE
@@ -81,6 +85,29 @@ def test_an_answer_of_nothing_but_added_tokens_is_learnt_up_to_a_bound(
         *part * MAX_LEARNT_CUTS,
         *plain(tokenizer, "<|im_end|>fox") * 20,
     ]
+
+
+def test_without_cuts_conversations_do_not_drive_out_each_other(tmp_path: Path) -> None:
+    """All of them begin in one place then."""
+    backend = Backend(models.BPE({char: i for i, char in enumerate(byte_alphabet())}, []))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    tokenizer = Tokenizer.from_dir(save(backend, tmp_path))
+    unsaid = tokenizer.vocab_size + 1
+    memory = TokenMemory(tokenizer, 2**24)
+    num_fitting = known_segments.MAX_HERE
+
+    def prompt(number: int) -> str:
+        return f"USER: Who is {number}? BOT:"
+
+    answer = [*plain(tokenizer, "Me"), unsaid, *plain(tokenizer, "!")]
+    for number in range(num_fitting + 1):
+        memory.learn(memory.encode(HERE, prompt(number)).tail, answer)
+    memory.check_invariants()
+    assert [
+        unsaid in memory.encode(HERE, f"{prompt(number)}Me! And you?").ids
+        for number in range(num_fitting + 1)
+    ] == [False, *[True] * num_fitting]
 
 
 class CountingLock:

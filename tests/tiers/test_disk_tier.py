@@ -2,7 +2,7 @@
 
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -204,7 +204,11 @@ def test_touches_behind_a_disk_that_hangs_are_bounded(rig: Rig) -> None:
     rig.write(0)
     rig.hold(1)
     touched: list[int] = []
-    rig.directory.touch = lambda keys: touched.append(len(keys))  # type: ignore[method-assign,assignment]
+
+    def note(keys: Sequence[PageKey]) -> None:
+        touched.append(len(keys))
+
+    rig.directory.touch = note  # type: ignore[method-assign]  # to count
     for _ in range(100):
         rig.tier.touch([key_of(0)] * 1000)
     rig.directory.gate.set()
@@ -225,7 +229,7 @@ def test_the_writer_lives_on_when_touching_or_sweeping_goes_wrong(
         raise MemoryError
 
     rig.directory.touch = fail  # type: ignore[method-assign,assignment]  # no file system does so
-    rig.directory.sweep = fail  # type: ignore[method-assign]
+    rig.directory.sweep = fail  # type: ignore[method-assign]  # likewise
     rig.tier.touch([key_of(0)])
     rig.tier.clear(None)
     rig.write(0)

@@ -400,6 +400,23 @@ def test_passing_trouble_keeps_the_file(tmp_path: Path, monkeypatch: pytest.Monk
     directory.close()
 
 
+def test_nobody_is_blamed_for_what_was_cleared_while_it_was_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    directory = open_at(tmp_path)
+    write(directory, key_of(1))
+    failing = use_failing_os(monkeypatch)
+
+    def clear(call: str) -> None:
+        failing.before = lambda call: None
+        directory.clear(None)
+
+    failing.before = clear
+    assert not is_read(directory, key_of(1))
+    assert "removed by somebody else" not in caplog.text
+    directory.close()
+
+
 def test_a_file_that_shrinks_while_it_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -166,7 +166,7 @@ def test_backups_take_public_pages_too_and_pages_inside_which_edges_part() -> No
 def test_files_of_what_is_used_and_never_evicted_are_not_the_oldest(tmp_path: Path) -> None:
     world = TieredCache()
     page_bytes = world.contents.page_bytes
-    directory = PageDirectory(tmp_path, b"f" * 32, page_bytes, limit_bytes=6 * file_bytes(page_bytes))
+    directory = PageDirectory(tmp_path, b"f" * 32, page_bytes, 6 * file_bytes(page_bytes))
     disk = DiskTier(directory, world.host)
     public = world.cache.public_prefixes
     world.tiers = Tiers(world.namer, world.host, public, world.costs, disk)

@@ -101,6 +101,8 @@ def test_files_are_read_no_longer_than_pages_are_moved() -> None:
     costs.observe_read(10, 0.04)
     assert costs.max_read_pages(40) == 10
     assert costs.max_read_pages(3) == 1
+    # Where nobody streams, nobody is held up.
+    assert costs.max_read_pages(256) == 256
 
 
 def test_beside_streams_one_page_shows_what_pages_cost() -> None:
