@@ -1,7 +1,7 @@
 """What a page costs to compute and what to bring up, as measured here; and what follows from it.
 
     worth loading    a page's transfer takes less time than computing its tokens
-    streams wait     while answers stream, a step moves and reads pages for 5% of its time at most
+    streams wait     while answers stream, a step moves and reads pages for 3% of its time at most
 
 Costs are ratios of two sums (seconds and tokens, or seconds and pages) in which what lies N units
 back counts half: so a small step, mostly overhead, weighs little, and a change shows soon. One
@@ -18,7 +18,7 @@ from typing import Final
 
 _TRIED_AGAIN: Final = 256
 """Of so many questions answered with no, the last one is answered with yes."""
-_STREAM_SHARE: Final = 0.05
+_STREAM_SHARE: Final = 0.03
 _MAX_MOVED_PAGES: Final = 256
 _SURPRISE: Final = 8.0
 
@@ -120,7 +120,7 @@ class Costs:
         return transfer_s is None or prefill_s is None or transfer_s < prefill_s
 
     def max_moved_pages(self, streams_s: float | None) -> int:
-        """How many pages the next step may load and back up: all of 5% of ``streams_s``, the
+        """How many pages the next step may load and back up: all of 3% of ``streams_s``, the
         seconds that a step of the streams takes, and at least one; None: nobody streams."""
         if streams_s is None:
             return _MAX_MOVED_PAGES

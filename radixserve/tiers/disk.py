@@ -57,6 +57,10 @@ class Disk(Protocol):
         """Forget the pages of one owner, or all; what is under way of them ends in failure."""
         ...
 
+    def slots(self) -> set[SlotId]:
+        """Those of which a ``Done`` is still to be taken."""
+        ...
+
     @property
     def has_done(self) -> bool:
         """Whether ``take_done`` would return anything."""

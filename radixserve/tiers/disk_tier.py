@@ -162,6 +162,13 @@ class DiskTier:
             self._must_sweep = True
             self._write_added.notify()
 
+    def slots(self) -> set[SlotId]:
+        """Those of which a ``Done`` is still to be taken. *Cost*: O(jobs)."""
+        with self._lock:
+            queued = (job for job in (*self._writes, *self._reads) if isinstance(job, _Job))
+            under_way = {job.slot for job in (*queued, *self._running)}
+            return under_way | {done.slot for done in self._done}
+
     @property
     def num_under_way(self) -> int:
         """Jobs that have been handed in and have not ended."""

@@ -9,7 +9,7 @@ has.
 Costs: O(1) a page, and what ``HostSlots`` and the disk tier cost; ``clear`` O(reads).
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from radixserve.tiers.disk import Disk
@@ -97,6 +97,13 @@ class Reads:
         for read in self._by_slot.values():
             if owner is None or read.key.owner == owner:
                 read.is_wanted = False
+
+    def keep(self, handed_in: Collection[SlotId]) -> None:
+        """After an interrupt: only reads into these slots will end. None is wanted any more. Leaves
+        the slots' pins as they are."""
+        self.clear(None)
+        self._by_slot = {slot: read for slot, read in self._by_slot.items() if slot in handed_in}
+        self._by_name = {read.key.name: read for read in self._by_slot.values()}
 
     def pins(self) -> list[SlotId]:
         """The slots that are pinned for reads."""

@@ -222,8 +222,9 @@ class Tiers:
                 self._slots.touch(slot, rank(use, page))
         below = (self._slots, self._reads, self._taken)
         loading = Loading(*below, chain, first_page, end_page, use, max_ahead, self._forget_loading)
-        self._loadings[loading] = None
         loading.look_ahead()
+        # Last, lest an interrupt leave one here that nobody has.
+        self._loadings[loading] = None
         return loading
 
     def _forget_loading(self, loading: Loading) -> None:
@@ -282,13 +283,15 @@ class Tiers:
         """Get over an interrupt that came anywhere, in here too: of the moves that were planned
         only those in ``known`` will land or fail, and stores that no plan has taken stay planned.
 
-        What is being read is not waited for any more. *Cost*: O(slots).
+        What is being read, or was kept from being handed in, is not waited for. *Cost*: O(slots).
         """
         plans = list(known)
         self._stores.keep([store.slot for moves in plans for store in moves.stores])
         self._taken.keep(load.slot for moves in plans for load in moves.loads)
-        # A read that the interrupt kept from being handed in would never end.
-        self._reads.clear(None)
+        if self._disk is not None and self._writes is not None:
+            handed_in = self._disk.slots() | {done.slot for done in self._done}
+            self._reads.keep(handed_in)
+            self._writes.keep(handed_in)
         for loading in self._loadings:
             loading.recover()
         self._slots.repair(self._explained_pins())
@@ -385,12 +388,9 @@ class Tiers:
     def check_invariants(self) -> None:
         """Recount every slot, and check that stores, reads, writes, loadings and loads explain each
         pin. *Raises* ``AssertionError``. *Cost*: O(slots)."""
-        slots = self._slots
-        slots.check_invariants()
-        counts = (slots.free_slots, slots.cached_slots, slots.in_use_slots)
-        assert sum(counts) == slots.num_slots, f"{counts} of {slots.num_slots} slots"
+        self._slots.check_invariants()
         for slot, explained in enumerate(self._explained_pins()):
-            has = slots.num_pins(SlotId(slot))
+            has = self._slots.num_pins(SlotId(slot))
             assert has == explained, f"slot {slot} has {has} pins, {explained} are explained"
         self._stores.check_invariants()
         self._reads.check_invariants()

@@ -13,6 +13,7 @@ Costs: O(1) a page, and what ``HostSlots`` and the disk tier cost; ``clear`` O(p
 """
 
 from collections import OrderedDict
+from collections.abc import Collection
 
 from radixserve.tiers.disk import Disk
 from radixserve.tiers.disk_tier import Done
@@ -88,6 +89,14 @@ class Writes:
         for name, key in list(self._waiting.items()):
             if owner is None or key.owner == owner:
                 del self._waiting[name]
+
+    def keep(self, handed_in: Collection[SlotId]) -> None:
+        """After an interrupt: only writes of these slots will end; if one will not, what waits is
+        given up. Leaves the slots' pins as they are."""
+        kept = {slot: key for slot, key in self._under_way.items() if slot in handed_in}
+        self._under_way = kept
+        if self.has_room:
+            self._waiting.clear()
 
     def pins(self) -> list[SlotId]:
         """The slots that are pinned for writes."""

@@ -77,6 +77,9 @@ class SlowDisk:
         for job in self.under_way:
             job.is_cleared |= owner is None or job.key.owner == owner
 
+    def slots(self) -> set[SlotId]:
+        return {job.slot for job in self.under_way} | {done.slot for done in self._done}
+
     @property
     def has_done(self) -> bool:
         return bool(self._done)

@@ -396,3 +396,15 @@ def test_many_jobs_from_many_slots(tmp_path: Path, caplog: pytest.LogCaptureFixt
     rig.directory.check_invariants()
     rig.tier.close(LIMIT_S)
     assert rig.num_rung == num_done
+
+
+def test_the_slots_of_jobs_are_those_whose_end_was_not_taken(rig: Rig) -> None:
+    rig.directory.gate.clear()
+    rig.write(0, 1)
+    rig.read(2, 3, 4)
+    rig.tier.touch([key_of(9)])
+    rig.hold(3)
+    assert rig.tier.slots() == {0, 1, 2, 3, 4}
+    rig.directory.gate.set()
+    rig.finish()
+    assert rig.tier.slots() == set()

@@ -1,8 +1,11 @@
 """After an interrupt, and when something is wrong: what is counted on is counted again."""
 
+from collections.abc import Callable
+
 import pytest
 
-from radixserve.tiers.moves import SlotId
+from radixserve.tiers.moves import Moves, SlotId
+from radixserve.tiers.page_names import PageKey
 from tests.tiers.tiered_cache import TOKENS, A, B, in_files, in_host, moves_of
 
 
@@ -49,6 +52,41 @@ def test_what_was_taken_in_when_an_interrupt_came_is_taken_in_once() -> None:
     world.tiers.check_invariants()
     assert repr(loading) == "Loading([0, 2), 2 pages ahead)"
     assert len(loading.take(99)) == 2
+
+
+@pytest.mark.parametrize("kind", ["read", "write"])
+def test_what_an_interrupt_kept_from_being_handed_in_is_not_waited_for(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(slot: SlotId, key: PageKey) -> None:
+        raise KeyboardInterrupt
+
+    world = in_files()
+    other = tuple(range(100, 112))
+    world.run(A, other)
+    world.cache.evict(3)
+    stores = Moves(world.tiers.take_stores())
+    hand_in: dict[str, Callable[[], object]] = {
+        "read": lambda: world.begin(A, TOKENS),
+        "write": lambda: world.tiers.landed(stores),
+    }
+    with monkeypatch.context() as patch:
+        patch.setattr(world.disk, kind, interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            hand_in[kind]()
+    world.tiers.recover([])
+    world.tiers.check_invariants()
+    assert not world.tiers.is_busy
+    assert world.tiers.info().host_in_use_pages == 0
+    # It works as before.
+    num_written = world.disk.num_written
+    world.run(A, other)
+    world.evict()
+    world.settle()
+    assert world.disk.num_written > num_written
+    loading = world.begin(A, TOKENS)
+    world.settle()
+    assert len(loading.take(99)) == 10
 
 
 def test_check_invariants_finds_a_pin_that_nobody_explains() -> None:
