@@ -10,7 +10,7 @@ slot from which it will be written. At most as many are on their way as are writ
 The queue is bounded by pages; the oldest requests fall out.
 
 Knows tokens and the tree; no requests, no device. Costs: ``note`` O(1), the tokens' array is kept,
-not copied. ``plan`` (measured) 2 µs for each page looked at, 256 of them a call at most, 4.5 µs if
+not copied. ``plan`` (measured) 2 µs for each page looked at, 64 of them a call at most, 4.5 µs if
 it is to be stored, and a match in the tree for each request of which any is.
 """
 
@@ -31,7 +31,7 @@ from radixserve.tiers.stores import Stores
 from radixserve.tiers.writes import Writes
 
 MAX_NOTED_PAGES: Final = 2**16
-MAX_LOOK_UPS: Final = 256
+MAX_LOOK_UPS: Final = 64
 """Noted pages that one ``plan`` looks at."""
 _NO_PAGES: Final = np.empty(0, dtype=np.int32)
 

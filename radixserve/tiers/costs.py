@@ -67,13 +67,22 @@ class _Verdict:
 class Costs:
     """What was measured of one engine. Mutable."""
 
-    __slots__ = ("_disk", "_host", "_page_size", "_per_move", "_per_read", "_per_token")
+    __slots__ = (
+        "_disk",
+        "_host",
+        "_page_size",
+        "_per_move",
+        "_per_read",
+        "_per_read_cpu",
+        "_per_token",
+    )
 
     def __init__(self, page_size: int) -> None:
         self._page_size = page_size
         self._per_token = _Rate(half_life=4096)
         self._per_move = _Rate(half_life=512)
         self._per_read = _Rate(half_life=512)
+        self._per_read_cpu = _Rate(half_life=512)
         self._host = _Verdict()
         self._disk = _Verdict()
 
@@ -85,9 +94,11 @@ class Costs:
         """A step moved ``num_pages`` between the device and the host, either way."""
         self._per_move.observe(num_pages, seconds)
 
-    def observe_read(self, num_pages: int, seconds: float) -> None:
-        """``num_pages`` were read from files into the host, and verified."""
+    def observe_read(self, num_pages: int, seconds: float, cpu_seconds: float) -> None:
+        """``num_pages`` were read from files into the host, and verified; for ``cpu_seconds`` of
+        that a core worked."""
         self._per_read.observe(num_pages, seconds)
+        self._per_read_cpu.observe(num_pages, cpu_seconds)
 
     @property
     def page_move_s(self) -> float | None:
@@ -130,12 +141,12 @@ class Costs:
         return max(1, min(_MAX_MOVED_PAGES, int(_STREAM_SHARE * streams_s / move_s)))
 
     def max_read_pages(self, max_moved_pages: int) -> int:
-        """How many pages may be read from files meanwhile, that is in the time that so many moves
-        take: at least one. Threads read, but on a CPU the cores are the streams' too."""
-        move_s, read_s = self.page_move_s, self.page_read_s
+        """How many pages may be read from files meanwhile, that is in as much of a core's time as
+        so many moves take: at least one. Threads read, but on a CPU the cores are the streams'."""
         if max_moved_pages >= _MAX_MOVED_PAGES:
             # Nobody streams.
             return max_moved_pages
+        move_s, read_s = self.page_move_s, self._per_read_cpu.seconds
         if move_s is None or read_s is None:
             return 1
         return max(1, int(max_moved_pages * move_s / read_s))

@@ -49,6 +49,8 @@ class Done:
     """Read: the slot holds the page. Write: the file is there."""
     seconds: float
     """What the transfer took, without the time in the queue; 0 if it was given up."""
+    cpu_seconds: float
+    """For how much of that a core worked."""
 
 
 @dataclass(slots=True, eq=False)
@@ -217,10 +219,11 @@ class DiskTier:
         if not any(thread.is_alive() for thread in self._threads):
             self.directory.close()
 
-    def _end(self, job: _Job, *, ok: bool, seconds: float = 0.0) -> None:
+    def _end(self, job: _Job, *, ok: bool, seconds: float = 0.0, cpu_seconds: float = 0.0) -> None:
         """Needs the lock."""
         self._num_under_way -= 1
-        self._done.append(Done(job.kind, job.slot, job.key, ok and not job.is_cleared, seconds))
+        is_sound = ok and not job.is_cleared
+        self._done.append(Done(job.kind, job.slot, job.key, is_sound, seconds, cpu_seconds))
         self._ended.notify_all()
 
     def _write_all(self) -> None:
@@ -269,7 +272,7 @@ class DiskTier:
 
     def _run(self, job: _Job) -> None:
         page = self._buffer[job.slot]
-        begun_s = time.perf_counter()
+        begun_s, begun_cpu_s = time.perf_counter(), time.thread_time()
         ok = False
         try:
             if not job.is_cleared:
@@ -281,7 +284,8 @@ class DiskTier:
             # A thread that ends would leave jobs without a Done, and requests waiting for ever.
             logger.exception("a page could not be handled; it is computed again when needed")
         seconds = time.perf_counter() - begun_s
+        cpu_seconds = time.thread_time() - begun_cpu_s
         with self._lock:
             self._running.remove(job)
-            self._end(job, ok=ok, seconds=seconds)
+            self._end(job, ok=ok, seconds=seconds, cpu_seconds=cpu_seconds)
         self.on_done()

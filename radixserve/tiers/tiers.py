@@ -274,7 +274,7 @@ class Tiers:
             else:
                 self._reads.take_in(done)
                 if done.ok:
-                    self.costs.observe_read(1, done.seconds)
+                    self.costs.observe_read(1, done.seconds, done.cpu_seconds)
             # Last, lest an interrupt lose it.
             self._done.popleft()
         self._look_ahead()

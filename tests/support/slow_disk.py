@@ -116,7 +116,7 @@ class SlowDisk:
         elif ok:
             self.files[job.key] = self._buffer[job.slot].copy()
             self.num_written += 1
-        self._done.append(Done(job.kind, job.slot, job.key, ok, 0.001))
+        self._done.append(Done(job.kind, job.slot, job.key, ok, 0.001, 0.001))
         self.on_done()
         return True
 

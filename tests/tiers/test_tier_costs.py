@@ -11,7 +11,7 @@ def measured(*, prefill_s: float, move_s: float, read_s: float | None = None) ->
     costs.observe_prefill(1600, 100 * prefill_s)
     costs.observe_moves(100, 100 * move_s)
     if read_s is not None:
-        costs.observe_read(100, 100 * read_s)
+        costs.observe_read(100, 100 * read_s, 100 * read_s)
     return costs
 
 
@@ -43,7 +43,7 @@ def test_a_page_in_a_file_is_read_and_then_moved() -> None:
     assert not costs.is_worth_disk()
     read_alone = Costs(16)
     read_alone.observe_prefill(16, 1.0)
-    read_alone.observe_read(1, 0.6)
+    read_alone.observe_read(1, 0.6, 0.6)
     assert read_alone.is_worth_disk()
 
 
@@ -80,7 +80,7 @@ def test_nothing_and_no_time_tell_nothing() -> None:
     costs = Costs(16)
     costs.observe_moves(0, 1.0)
     costs.observe_moves(5, 0.0)
-    costs.observe_read(-1, 1.0)
+    costs.observe_read(-1, 1.0, 1.0)
     assert costs.page_move_s is None
     assert costs.page_read_s is None
 
@@ -98,7 +98,8 @@ def test_moves_take_three_hundredths_of_the_streams_time(
 def test_files_are_read_no_longer_than_pages_are_moved() -> None:
     costs = measured(prefill_s=1.0, move_s=0.001)
     assert costs.max_read_pages(40) == 1
-    costs.observe_read(10, 0.04)
+    # However long they wait for the disk.
+    costs.observe_read(10, 5.0, 0.04)
     assert costs.max_read_pages(40) == 10
     assert costs.max_read_pages(3) == 1
     # Where nobody streams, nobody is held up.

@@ -274,8 +274,12 @@ class TiersMachine(SmallScheduler, RuleBasedStateMachine):
             self.launch(set(), 1, 0, 100, is_eager=True)
             self.land(count=3, ok=True)
         assert not self.tiers.has_chores
-        self.settle_disk()
-        self.tiers.collect()
+        # The end of one write lets the next begin.
+        for _ in range(500):
+            if not self.tiers.is_busy:
+                break
+            self.settle_disk()
+            self.tiers.collect()
         self.check()
         assert self.tiers.info().host_in_use_pages == 0
         assert not self.tiers.is_busy

@@ -153,7 +153,7 @@ def test_what_is_not_worth_it_does_not_count_as_held() -> None:
     world.costs.observe_moves(1, 0.4)
     assert world.held(A, TOKENS) == Held(2, 8)
     for _ in range(10):
-        world.costs.observe_read(1000, 1000 * 0.7)
+        world.costs.observe_read(1000, 1000 * 0.7, 0.1)
     assert world.held(A, TOKENS) == Held(2, 0)
     for _ in range(10):
         world.costs.observe_moves(1000, 1000 * 2.0)
