@@ -60,11 +60,15 @@ bench: $(VENV)/.dev
 	$(BIN)/python bench/scheduler.py
 	$(BIN)/python bench/first_token.py
 	$(BIN)/python bench/peers.py
+	$(BIN)/python bench/tiers.py
+	$(BIN)/python bench/conversations.py
 	$(BIN)/python bench/frontend_overhead.py
 	$(BIN)/python bench/constrained.py
 	$(BIN)/python bench/overload.py
 	$(BIN)/python bench/fuzz_api.py
 	$(BIN)/python bench/soak.py
+	$(BIN)/python bench/tier_chaos.py
+	$(BIN)/python bench/restart_chaos.py
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
