@@ -190,7 +190,8 @@ def test_a_miss_is_explained_and_the_cache_cleared(server: Serving, client: open
     answer = ask(client, body["messages"], extra_body={"cache_salt": salt, "cache_report": True})
     report = answer.model_extra["cache_report"]
     num_tokens = answer.usage.prompt_tokens
-    assert report["sources"] == {"device": 0, "in_flight": 0, "computed": num_tokens}
+    nowhere = {"device": 0, "host": 0, "disk": 0, "in_flight": 0}
+    assert report["sources"] == {**nowhere, "computed": num_tokens}
     assert (report["matched_tokens"], report["cause"]) == (0, "never_seen")
     assert report["text_around"]["before"] == ""
     with server.client() as http:
