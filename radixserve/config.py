@@ -74,6 +74,9 @@ class EngineConfig:
         "reference on either; 'varlen' is torch's own paged attention (GPU, torch 2.12 or newer).",
         choices=("auto", "torch", "triton", "varlen"),
     )
+    cascade: bool = option(
+        True, "In each step read the pages that running requests share once, not once a request."
+    )
     cuda_graphs: bool = option(
         True, "Record decode steps as CUDA graphs at start (GPU with Triton attention)."
     )

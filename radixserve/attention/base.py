@@ -19,6 +19,8 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 
+from radixserve.cascade import NO_CASCADE, Cascade, CascadeCosts
+
 
 @dataclass(frozen=True, slots=True)
 class ForwardBatch:
@@ -42,6 +44,8 @@ class ForwardBatch:
     """``context_lens`` as Python ints."""
     logits_indices: torch.Tensor
     """int64[S], on the device: the flat indices of the tokens whose logits are wanted."""
+    cascade: Cascade = NO_CASCADE
+    """What the rows share, and is worth reading once."""
 
     @property
     def num_tokens(self) -> int:
@@ -68,6 +72,9 @@ class AttentionBackend(Protocol):
 
     name: str
     """What the setting ``attention`` calls it."""
+    cascade_costs: CascadeCosts | None
+    """When it pays to read what rows share once; None: it never does, a batch's cascade is not
+    looked at."""
 
     def plan(self, batch: ForwardBatch) -> Any:
         """Do, once per step, the work that all layers share. Returns what ``forward`` wants."""

@@ -9,12 +9,14 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 
 from radixserve.attention.base import AttentionShape, ForwardBatch
+from radixserve.cascade import CascadeCosts
 
 
 class GatherAttention:
     """``AttentionBackend`` for any device, by gathering. Called "torch" on GPUs."""
 
     name = "torch"
+    cascade_costs: CascadeCosts | None = None
 
     def __init__(self, shape: AttentionShape) -> None:
         self._scale = shape.scale

@@ -30,6 +30,7 @@ from radixserve.attention.step_plan import (
     Segment,
     plan_attention,
 )
+from radixserve.cascade import CascadeCosts
 
 MAX_SCORES = 1 << 21
 """Scores that exist at a time: large enough to keep the matrix products efficient, small enough to
@@ -46,6 +47,7 @@ class TorchAttention:
     """``AttentionBackend`` for the CPU."""
 
     name = "torch"
+    cascade_costs: CascadeCosts | None = None
 
     def __init__(self, shape: AttentionShape) -> None:
         self._num_kv_heads = shape.num_kv_heads

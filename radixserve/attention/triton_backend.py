@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 from radixserve.attention.base import AttentionShape, ForwardBatch
+from radixserve.cascade import CascadeCosts
 from radixserve.device.transfer import Transfer
 from radixserve.errors import ConfigError
 from radixserve_kernels.paged_attention.launch import (
@@ -64,6 +65,7 @@ class TritonAttention:
     """``GraphAttention`` by ``radixserve_kernels.paged_attention``."""
 
     name = "triton"
+    cascade_costs: CascadeCosts | None = None
 
     def __init__(self, shape: AttentionShape, transfer: Transfer) -> None:
         """*Raises* ``ConfigError`` for head sizes and groups that the kernels do not know, and for

@@ -15,6 +15,7 @@ import torch
 from torch.nn import attention as torch_attention
 
 from radixserve.attention.base import AttentionShape, ForwardBatch
+from radixserve.cascade import CascadeCosts
 from radixserve.errors import ConfigError
 
 PAGE_MULTIPLE = 256
@@ -37,6 +38,7 @@ class VarlenAttention:
     """``AttentionBackend`` by ``varlen_attn``."""
 
     name = "varlen"
+    cascade_costs: CascadeCosts | None = None
 
     def __init__(self, shape: AttentionShape, device: torch.device) -> None:
         """*Raises* ``ConfigError`` where torch, the device or the page size does not allow it."""

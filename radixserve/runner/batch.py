@@ -15,6 +15,7 @@ import numpy.typing as npt
 import torch
 
 from radixserve.attention.base import ForwardBatch
+from radixserve.cascade import NO_CASCADE, Cascade
 from radixserve.device.transfer import Transfer
 from radixserve.ids import PageArray, TokenArray
 
@@ -66,8 +67,9 @@ class BatchBuilder:
         self._input_ids = np.empty(0, dtype=np.int64)
         self._table = np.empty(0, dtype=np.int32)
 
-    def build(self, rows: Sequence[BatchRow]) -> BuiltBatch:
-        """The batch of these rows, in this order; there is at least one.
+    def build(self, rows: Sequence[BatchRow], cascade: Cascade = NO_CASCADE) -> BuiltBatch:
+        """The batch of these rows, in this order; there is at least one. ``cascade``: what they
+        share.
 
         *Mutates* the memory of the batch built before.
         *Cost*: O(rows) in Python, O(tokens + pages) in numpy, one copy to the device.
@@ -129,6 +131,7 @@ class BatchBuilder:
             query_start_host=tuple(query_start_host),
             context_lens_host=tuple(context_lens.tolist()),
             logits_indices=there[6],
+            cascade=cascade,
         )
         return BuiltBatch(batch, there[7], there[8])
 

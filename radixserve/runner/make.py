@@ -152,6 +152,7 @@ def assemble_runner(config: EngineConfig, model: CausalLM, *, progress: bool = T
         num_pages=num_pages,
         kv_cache_bytes=kv.num_bytes,
         num_host_pages=num_host_pages,
+        cascade_costs=attention.cascade_costs if config.cascade else None,
         limits=limits,
     )
     runner = ModelRunner(

@@ -22,6 +22,7 @@ import torch
 
 from radixserve.attention.base import AttentionBackend, ForwardBatch, GraphAttention
 from radixserve.cache.prefix_cache import PageCopy
+from radixserve.cascade import CascadeCosts
 from radixserve.config import BatchLimits
 from radixserve.device.lost import losing_device
 from radixserve.device.transfer import Fetch, Transfer
@@ -57,6 +58,8 @@ class RunnerInfo:
     kv_cache_bytes: int
     num_host_pages: int = 0
     """Pages in the host tier; 0: there is none."""
+    cascade_costs: CascadeCosts | None = None
+    """When it pays to read once what rows share; None: rows are not to be looked at for it."""
     limits: BatchLimits
 
 
@@ -149,7 +152,7 @@ class ModelRunner:
 
     def _launch_rows(self, plan: StepPlan, moving: Moving) -> LaunchedStep:
         self._kv.copy_pages(plan.copies)
-        built = self._batches.build([self._batch_row(row) for row in plan.rows])
+        built = self._batches.build([self._batch_row(row) for row in plan.rows], plan.cascade)
         built.fill_in(self._sampled)
         score_rows = _score_rows(plan.rows)
         hidden = self._forward(built.batch, by_recording=not score_rows)

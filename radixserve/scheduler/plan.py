@@ -9,6 +9,7 @@ scheduler.update(plan, result)  progress, pages into the tree, what is new to te
 from dataclasses import dataclass
 
 from radixserve.cache.prefix_cache import PageCopy
+from radixserve.cascade import NO_CASCADE, Cascade
 from radixserve.request import Request
 from radixserve.tiers.moves import NO_MOVES, Moves
 from radixserve.types import SampledToken, TokenLogprob
@@ -57,6 +58,8 @@ class StepPlan:
     moves: Moves = NO_MOVES
     """Pages that go to the host tier or come from it, those of ``loads`` among them."""
     loads: tuple[PlannedLoad, ...] = ()
+    cascade: Cascade = NO_CASCADE
+    """What ``rows`` share."""
 
     @property
     def is_empty(self) -> bool:

@@ -14,6 +14,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "config": {"errors"},
     "types": {"ids", "sampling.params"},
+    "cascade": set(),
     "threads": set(),
     "fair_stack": set(),
     "request": {"ids", "types", "cache", "sampling.params", "sampling.constraint"},
@@ -22,12 +23,21 @@ MAY_IMPORT: dict[str, set[str]] = {
     "cache": COMMON,
     "tiers": COMMON | {"cache"},
     "scheduler": COMMON
-    | {"fair_stack", "request", "cache", "tiers", "sampling.params", "sampling.constraint"},
+    | {
+        "cascade",
+        "fair_stack",
+        "request",
+        "cache",
+        "tiers",
+        "sampling.params",
+        "sampling.constraint",
+    },
     "sampling": COMMON | {"device", "radixserve_kernels"},
-    "attention": COMMON | {"device", "radixserve_kernels"},
+    "attention": COMMON | {"cascade", "device", "radixserve_kernels"},
     "model": COMMON | {"device", "attention", "sampling.params", "radixserve_kernels"},
     "runner": COMMON
     | {
+        "cascade",
         "device",
         "radixserve_kernels",
         "request",
