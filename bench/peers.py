@@ -1,10 +1,21 @@
-"""Output tokens per second beside transformers' own continuous batching, in one process.
+"""radixserve beside transformers and llama.cpp: one machine, one checkpoint, one run, taking turns.
 
-Both load the same checkpoint in bfloat16 and run the same prompts, greedily, alternating, each
-from an empty cache; both share prefixes within a run. The first round of each warms up and is not
-counted.
+    python bench/peers.py [--model 88m|500m] [--only shared,single] [--rounds 3]
+                          [--llama-python PATH | --no-llama]
 
-    python bench/peers.py [--rounds 5]
+Every engine gets the same token ids, decodes greedily and begins each run with an empty cache. Each
+is measured at the settings that are fastest for it here, which are looked for first and listed.
+Ratios are medians over rounds in which all engines take turns. Beside each figure stands what the
+machine allows, measured in the same rounds: reading the weights and every key and value once per
+decode step, and multiplying matrices.
+
+radixserve runs in this process, the others in their own, idle while another is measured, and with
+OpenMP's threads spinning as long as suits them. On a machine that others use, too, long spinning is
+what makes a peer slow from one round to the next: measure on a quiet one.
+
+llama.cpp runs in a Python of its own. ``--llama-python`` names one that has ``llama-cpp-python``
+and ``gguf``; otherwise a virtual environment is made in the system's temporary directory once,
+which takes some minutes to build. Where that fails the others are still measured.
 """
 
 # First of all, before anything loads torch: see bench/support/__init__.py.
@@ -13,109 +24,180 @@ from support.machine import print_machine
 # isort: split
 
 import argparse
+import contextlib
 import json
-import logging
-import statistics
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
+import os
+import sys
+from pathlib import Path
 
-import numpy as np
 import torch
-from tqdm import tqdm
-from transformers import AutoModelForCausalLM, GenerationConfig
 
-from radixserve import LLM, SamplingParams
-from support.checkpoint import VOCAB_SIZE, bench_checkpoint
-
-
-@dataclass(frozen=True, slots=True)
-class Workload:
-    """``num_prompts`` prompts of ``shared + own`` tokens, ``new`` tokens each to generate."""
-
-    num_prompts: int
-    shared: int
-    own: int
-    new: int
-    wanted_ratio: float
-
-    @property
-    def name(self) -> str:
-        shared = f"{self.shared} shared + " if self.shared else ""
-        return f"{self.num_prompts} prompts of {shared}{self.own}, {self.new} new"
-
-    def prompts(self) -> list[list[int]]:
-        rng = np.random.default_rng(0)
-        shared = rng.integers(300, VOCAB_SIZE, self.shared).tolist()
-        own = rng.integers(300, VOCAB_SIZE, (self.num_prompts, self.own)).tolist()
-        return [shared + one for one in own]
+from peers_parts.limits import Limits
+from peers_parts.llama_peer import Llama, write_models
+from peers_parts.llama_python import NoLlamaError, built_python, checked_python
+from peers_parts.llama_server import measure_server
+from peers_parts.ours import RadixServe, has_quantization
+from peers_parts.peer import Peer
+from peers_parts.questions import QUESTIONS, Question
+from peers_parts.rounds import Result, Row, Speed, answer, run_rounds
+from peers_parts.same_model import check_same_model
+from peers_parts.shape import ModelShape
+from peers_parts.table import as_json, markdown
+from peers_parts.transformers_peer import Transformers
+from peers_parts.worker_process import WorkerError, WorkerProcess
+from support.checkpoint import SIZES, bench_checkpoint
 
 
-WORKLOADS = (Workload(16, 1024, 32, 32, 4.0), Workload(32, 0, 128, 64, 2.0))
+class Engines:
+    """Those that can be measured here, and the machine. Each is loaded once."""
+
+    def __init__(self, checkpoint: Path, llama_python: Path | None, stack: contextlib.ExitStack):
+        self.shape = ModelShape.of(checkpoint)
+        self._checkpoint = checkpoint
+        self._python = llama_python
+        self._threads = torch.get_num_threads()
+        self._limits = Limits()
+        self._ours = RadixServe(checkpoint)
+        here = Path(sys.executable)
+        self._transformers = Transformers(
+            self._start(here, "transformers_worker", stack), checkpoint
+        )
+        self._processes: dict[bool, WorkerProcess] = {}
+        self._models: dict[str, Path] = {}
+        if llama_python is not None:
+            self._processes = self._start(llama_python, "llama_worker", stack)
+            about = self._processes[True].ask("about")
+            print(f"llama.cpp: {about['version']}, compiled for {', '.join(about['features'])}")
+            self._models = write_models(self._processes[True], checkpoint, self._threads)
+
+    @staticmethod
+    def _start(python: Path, module: str, stack: contextlib.ExitStack) -> dict[bool, WorkerProcess]:
+        """Two workers, by whether OpenMP spins by default."""
+        return {
+            spin: stack.enter_context(WorkerProcess.of(python, module, has_default_spin=spin))
+            for spin in (True, False)
+        }
+
+    def check(self) -> None:
+        """See that all compute the same model. *Raises* ``RuntimeError`` if one does not."""
+        others: dict[str, Peer] = {"radixserve": self._ours}
+        if self._processes:
+            others["llama.cpp"] = self._llama("bf16")
+        print(check_same_model(self._transformers, others))
+
+    def ask(self, question: Question, num_rounds: int) -> Result | None:
+        """The answer; None, and a word why, if there is nobody to compare with."""
+        if question.is_int8:
+            if not has_quantization() or "q8_0" not in self._models:
+                print(f"{question.key}: not measured, it needs both int8 here and llama.cpp's q8_0")
+                return None
+            ours = RadixServe(self._checkpoint, quantization="int8")
+            peers: list[Peer] = [ours, self._llama("q8_0")]
+        else:
+            peers = [self._ours, self._transformers]
+            if self._processes:
+                peers.append(self._llama("bf16"))
+        found, speeds = run_rounds(question, peers, self._speed, num_rounds)
+        result = answer(question, self.shape, peers, found, speeds)
+        last = peers[-1]
+        if question.has_server and isinstance(last, Llama):
+            result.rows.extend(self._server_row(question, result.rows[0].value, last))
+        return result
+
+    def _llama(self, precision: str) -> Llama:
+        return Llama(self._processes, self._models[precision], self._threads, "llama.cpp")
+
+    def _speed(self) -> Speed:
+        return Speed(self._limits.bytes_per_s(), self._limits.operations_per_s())
+
+    def _server_row(self, question: Question, ours: float, batched: Llama) -> list[Row]:
+        """llama.cpp's own server, measured once; empty, and a word why, if it cannot be."""
+        assert self._python is not None
+        model = self._models["bf16"]
+        try:
+            run = measure_server(
+                self._python,
+                model,
+                question.workload,
+                self._threads,
+                has_default_spin=batched.has_default_spin,
+            )
+        except RuntimeError as error:
+            print(f"llama.cpp's server was not measured: {error}")
+            return []
+        value = question.value(run)
+        return [
+            Row(
+                engine="llama.cpp's server",
+                settings="llama_cpp.server, n_batch=2048, n_ubatch=512, flash_attn=True: one "
+                "request after another, as it serves them; measured once",
+                value=value,
+                low=value,
+                high=value,
+                prefill_s=None,
+                step_ms=None,
+                share=None,
+                ratio=ours / value,
+                wanted=None,
+            )
+        ]
 
 
-def rate(run: Callable[[], int]) -> float:
-    """Output tokens per second of one run."""
-    begun_s = time.perf_counter()
-    num_tokens = run()
-    return num_tokens / (time.perf_counter() - begun_s)
+def find_llama(given: Path | None, *, is_wanted: bool) -> Path | None:
+    """A Python with llama.cpp; None, and a word why, without one."""
+    if not is_wanted:
+        return None
+    try:
+        return built_python() if given is None else checked_python(given)
+    except NoLlamaError as error:
+        print(f"without llama.cpp: {error}", file=sys.stderr)
+        return None
 
 
-def run_ours(llm: LLM, workload: Workload) -> int:
-    llm.clear_cache()
-    params = SamplingParams(temperature=0, max_tokens=workload.new, ignore_eos=True)
-    outputs = llm.generate(workload.prompts(), params)
-    assert all(len(output.token_ids) == workload.new for output in outputs)
-    return len(outputs) * workload.new
-
-
-def run_transformers(model: torch.nn.Module, workload: Workload) -> int:
-    config = GenerationConfig(
-        max_new_tokens=workload.new, do_sample=False, eos_token_id=-1, pad_token_id=0
-    )
-    outputs = model.generate_batch(  # type: ignore[operator]
-        workload.prompts(), generation_config=config, progress_bar=False
-    )
-    num_tokens = sum(len(output.generated_tokens) for output in outputs.values())
-    assert num_tokens == workload.num_prompts * workload.new, num_tokens
-    return num_tokens
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    keys = [question.key for question in QUESTIONS]
+    parser.add_argument("--model", choices=list(SIZES), default="88m", help="default: 88m")
+    parser.add_argument("--only", default=",".join(keys), help=f"some of {','.join(keys)}")
+    parser.add_argument("--rounds", type=int, default=3, help="default: 3")
+    parser.add_argument("--llama-python", type=Path, help="a Python with llama-cpp-python and gguf")
+    parser.add_argument("--no-llama", action="store_true", help="leave llama.cpp out")
+    arguments = parser.parse_args()
+    arguments.only = arguments.only.split(",")
+    if unknown := sorted(set(arguments.only) - set(keys)):
+        parser.error(f"--only: expected some of {keys}, got {unknown}")
+    if arguments.rounds < 1:
+        parser.error(f"--rounds: expected at least 1, got {arguments.rounds}")
+    return arguments
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--rounds", type=int, default=5, help="counted rounds (default: 5)")
-    rounds = parser.parse_args().rounds
-    logging.getLogger("ContinuousBatchingLogger").setLevel(logging.ERROR)
+    arguments = parse_arguments()
+    # Nothing is fetched for the checkpoint, which is made here.
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
     facts = print_machine()
-    path = bench_checkpoint()
-    reference = AutoModelForCausalLM.from_pretrained(path, dtype=torch.bfloat16).eval()
+    llama_python = find_llama(arguments.llama_python, is_wanted=not arguments.no_llama)
     results = []
-    with LLM(str(path), dtype="bfloat16", kv_cache_gib=2) as llm:
-        for workload in WORKLOADS:
-            ours, theirs = [], []
-            for _ in tqdm(range(rounds + 1), desc=workload.name):
-                ours.append(rate(partial(run_ours, llm, workload)))
-                theirs.append(rate(partial(run_transformers, reference, workload)))
-            ratio = statistics.median(a / b for a, b in zip(ours[1:], theirs[1:], strict=True))
-            results.append(
-                {
-                    "workload": workload.name,
-                    "radixserve_tok_s": round(statistics.median(ours[1:]), 1),
-                    "transformers_tok_s": round(statistics.median(theirs[1:]), 1),
-                    "spread": [round(min(ours[1:]), 1), round(max(ours[1:]), 1)],
-                    "ratio": round(ratio, 2),
-                    "wanted_ratio": workload.wanted_ratio,
-                }
-            )
-    print("\n| output tokens/s | radixserve | transformers | ratio | wanted |")
-    print("|---|---|---|---|---|")
-    for row in results:
-        print(
-            f"| {row['workload']} | {row['radixserve_tok_s']} | {row['transformers_tok_s']} "
-            f"| {row['ratio']}x | {row['wanted_ratio']}x |"
+    with contextlib.ExitStack() as stack:
+        try:
+            engines = Engines(bench_checkpoint(arguments.model), llama_python, stack)
+            millions = engines.shape.num_parameters / 1e6
+            print(f"model: Qwen3-shaped, {millions:.0f}M parameters, bfloat16")
+            engines.check()
+            for question in QUESTIONS:
+                if question.key not in arguments.only:
+                    continue
+                result = engines.ask(question, arguments.rounds)
+                if result is not None:
+                    results.append(as_json(result))
+                    print(f"\n{markdown(result)}\n", flush=True)
+        except WorkerError as error:
+            sys.exit(f"a worker failed (--no-llama measures without llama.cpp): {error}")
+    print(
+        json.dumps(
+            {"bench": "peers", "machine": facts, "model": arguments.model, "results": results}
         )
-    print(json.dumps({"bench": "peers", "machine": facts, "results": results}))
+    )
 
 
 if __name__ == "__main__":

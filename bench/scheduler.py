@@ -1,11 +1,12 @@
 """What a plan costs: ``schedule()`` with 1,000 waiting and 64 running requests, no model.
 
-    python bench/scheduler.py [--steps 400] [--in-flight 2]
+    python bench/scheduler.py [--steps 400] [--in-flight 2] [--cascade]
 
 Half of the waiting requests share long prefixes with each other or with running ones; requests end
 and others are admitted all the time, so admission, deferral and aging are all in the figure. The
 runner is a stand-in that samples a constant. With ``--in-flight 2`` each step is planned before the
-one ahead of it is updated, as on a GPU.
+one ahead of it is updated, as on a GPU. With ``--cascade`` plans say what their rows share, too
+(``cascade_plan.py`` measures that alone).
 """
 
 import argparse
@@ -19,6 +20,7 @@ import numpy as np
 from tqdm import tqdm
 
 from radixserve.cache.prefix_cache import PrefixCache
+from radixserve.cascade import CascadeCosts
 from radixserve.ids import RequestId
 from radixserve.sampling.params import SamplingParams
 from radixserve.scheduler.plan import StepPlan, StepResult
@@ -41,13 +43,17 @@ def main() -> None:
     parser.add_argument(
         "--in-flight", type=int, default=1, help="steps launched and not updated (default: 1)"
     )
+    parser.add_argument("--cascade", action="store_true", help="plan cascades (default: not)")
     arguments = parser.parse_args()
     num_steps, max_in_flight = arguments.steps, arguments.in_flight
     facts = print_machine()
     rng = np.random.default_rng(0)
     stems = [rng.integers(0, 30_000, 2048).tolist() for _ in range(8)]
     scheduler = Scheduler(
-        PrefixCache(num_pages=65536, page_size=16), max_batch_tokens=2048, max_running=NUM_RUNNING
+        PrefixCache(num_pages=65536, page_size=16),
+        max_batch_tokens=2048,
+        max_running=NUM_RUNNING,
+        cascade_costs=CascadeCosts(256, 8) if arguments.cascade else None,
     )
     serial = count()
 
@@ -95,14 +101,20 @@ def main() -> None:
         }
     print(
         f"{NUM_WAITING} waiting, {NUM_RUNNING} running, {num_steps} steps, "
-        f"{max_in_flight} in flight"
+        f"{max_in_flight} in flight, cascade {'on' if arguments.cascade else 'off'}"
     )
     for name, row in results.items():
         print(f"  {name:<9}" + "  ".join(f"{key[:-3]} {value} ms" for key, value in row.items()))
     print(f"  wanted: schedule() under {WANTED_MS} ms")
     print(
         json.dumps(
-            {"bench": "scheduler", "machine": facts, "in_flight": max_in_flight, "results": results}
+            {
+                "bench": "scheduler",
+                "machine": facts,
+                "in_flight": max_in_flight,
+                "cascade": arguments.cascade,
+                "results": results,
+            }
         )
     )
 

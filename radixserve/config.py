@@ -68,6 +68,15 @@ class EngineConfig:
         "hardware, else float16 on a GPU and float32 on a CPU.",
         choices=("auto", "float32", "bfloat16", "float16"),
     )
+    quantization: str = option(
+        "none",
+        "Weights in fewer bits, made while loading (CPU). With up to about four answers at a time "
+        "a step waits for the weights, and in bfloat16 fewer bytes are faster; with more answers "
+        "it is slower, and prompts a little. 'int8': half of bfloat16's memory, answers hardly "
+        "differ. 'int4': a third, faster still, and answers lose quality. Embeddings stay as they "
+        "are. In float32 it only saves memory.",
+        choices=("none", "int8", "int4"),
+    )
     attention: str = option(
         "auto",
         "Attention backend. 'auto': Triton kernels on a GPU, torch on a CPU; 'torch' is the plain "

@@ -303,6 +303,9 @@ class EngineInfo:
     num_parameters: int
     device: str
     dtype: str
+    """Of activations, keys and values, and of weights that are not quantised."""
+    quantization: str = "none"
+    """Of the weights: "none", "int8" or "int4"."""
     attention: str
     max_model_len: int
     vocab_size: int

@@ -1,23 +1,28 @@
 """Paged attention on random data: made on the device, checked against its reference, ready to time.
 
-A row is what a request has in a step: new tokens at the end of its context. Pages are scattered by
-a random permutation, as in a pool that has been used for a while. Of large batches a few rows are
+A row is what a request has in a step: new tokens at the end of its context, whose beginning all
+rows may have in common. Pages are scattered by a random permutation, as in a pool that has been
+used for a while. Of large batches a few rows are
 checked: rows are independent, and the whole of the timed configuration has run.
 
 The bound is the tests': the error against float32 is at most twice that of torch's own plain
 attention in the same dtype.
 """
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
-from radixserve_kernels.paged_attention.launch import DeviceWork, new_partials, paged_attention
+from radixserve_kernels.paged_attention.device_work import DeviceWork, new_partials
+from radixserve_kernels.paged_attention.items import tile_shape
+from radixserve_kernels.paged_attention.launch import paged_attention
+from radixserve_kernels.paged_attention.level_work import NO_LEVELS
 from radixserve_kernels.paged_attention.reference import paged_attention_reference
-from radixserve_kernels.paged_attention.work import SPLIT_TOKENS, plan_work, tile_shape
+from radixserve_kernels.paged_attention.splits import SPLIT_TOKENS
+from radixserve_kernels.paged_attention.work import plan_work
 
 CHECKED_ROWS = 4
 
@@ -35,6 +40,8 @@ class AttentionCase:
     num_kv_heads: int = 8
     head_dim: int = 128
     page_size: int = 16
+    shared_context: int = 0
+    """Keys of its context that every row shares with the others, in whole pages: read once."""
     split_tokens: int = SPLIT_TOKENS
     dtype: torch.dtype = torch.bfloat16
 
@@ -48,9 +55,19 @@ class AttentionCase:
         return -(-self.num_context // self.page_size)
 
     @property
+    def num_shared_pages(self) -> int:
+        """Pages that all rows begin with."""
+        return self.shared_context // self.page_size
+
+    @property
+    def total_pages(self) -> int:
+        """Pages of all rows, shared ones once."""
+        return self.num_shared_pages + self.num_rows * (self.num_pages - self.num_shared_pages)
+
+    @property
     def storage_bytes(self) -> int:
         """Bytes of all pages."""
-        tokens = self.num_rows * self.num_pages * self.page_size
+        tokens = self.total_pages * self.page_size
         return tokens * 2 * self.num_kv_heads * self.head_dim * self.dtype.itemsize
 
 
@@ -60,8 +77,7 @@ class AttentionData:
     def __init__(self, case: AttentionCase, device: torch.device, seed: int = 0) -> None:
         self.case = case
         generator = torch.Generator(device).manual_seed(seed)
-        total_pages = case.num_rows * case.num_pages
-        shape = (2, total_pages, case.page_size, case.num_kv_heads, case.head_dim)
+        shape = (2, case.total_pages, case.page_size, case.num_kv_heads, case.head_dim)
         storage = torch.empty(shape, dtype=case.dtype, device=device)
         storage.normal_(generator=generator)
         self.keys, self.values = storage[0], storage[1]
@@ -74,34 +90,35 @@ class AttentionData:
         )
         # Twice as long as plain ones, so that a query prefers some keys to others.
         self.query = query.normal_(std=2.0, generator=generator)
-        pages = torch.randperm(total_pages, generator=generator, device=device)
-        self.page_table = pages.to(torch.int32).view(case.num_rows, case.num_pages)
-        self.work = self._work(device)
+        pages = torch.randperm(case.total_pages, generator=generator, device=device)
+        shared, own = pages[: case.num_shared_pages], pages[case.num_shared_pages :]
+        rows = [shared.expand(case.num_rows, -1), own.view(case.num_rows, -1)]
+        self.page_table = torch.cat(rows, dim=1).to(torch.int32)
+        self.work = self._work(device, by_levels=case.shared_context > 0)
 
-    def _work(self, device: torch.device) -> DeviceWork:
+    def without_levels(self) -> "AttentionData":
+        """The same tensors, every row reading all of its keys itself."""
+        alone = copy.copy(self)
+        alone.work = self._work(self.query.device, by_levels=False)
+        return alone
+
+    def _work(self, device: torch.device, *, by_levels: bool) -> DeviceWork:
         case = self.case
         query_start = np.arange(case.num_rows + 1, dtype=np.int32) * np.int32(case.num_new)
         context_lens = np.full(case.num_rows, case.num_context, dtype=np.int32)
         tiles = tile_shape(case.num_heads // case.num_kv_heads)
-        work = plan_work(query_start, context_lens, tiles, case.split_tokens)
-        counts = np.array(
-            [len(work.short_items), len(work.tall_items), len(work.merges)], dtype=np.int32
+        shared_keys = case.num_shared_pages * case.page_size
+        levels = np.array([(0, case.num_rows, 0, shared_keys)], dtype=np.int32)
+        work = plan_work(
+            query_start,
+            context_lens,
+            tiles,
+            case.split_tokens,
+            levels if by_levels else NO_LEVELS,
         )
-        partials, partial_lse = new_partials(
-            work.num_partials, case.num_heads, case.head_dim, device
-        )
-
-        def put(array: npt.NDArray[np.int32]) -> torch.Tensor:
-            return torch.from_numpy(np.ascontiguousarray(array)).to(device)
-
-        return DeviceWork(
-            counts=put(counts),
-            short_items=put(work.short_items),
-            tall_items=put(work.tall_items),
-            merges=put(work.merges),
-            partials=partials,
-            partial_lse=partial_lse,
-        )
+        tensors = [torch.from_numpy(np.ascontiguousarray(a)).to(device) for a in work.arrays]
+        tensors += new_partials(work.num_partials, case.num_heads, case.head_dim, device)
+        return DeviceWork(*tensors, has_levels=work.has_levels)
 
     def run(self) -> torch.Tensor:
         """The kernel: [T, num_heads, head_dim]."""

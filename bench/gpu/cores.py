@@ -7,20 +7,22 @@ the host does in a step is timed by wrapping the four calls that a step is made 
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from radixserve.cache.prefix_cache import PrefixCache
+from radixserve.cascade import NO_CASCADE
 from radixserve.config import EngineConfig
 from radixserve.engine.core import EngineCore
 from radixserve.ids import RequestId
 from radixserve.model.causal_lm import CausalLM
 from radixserve.runner.make import assemble_runner
-from radixserve.runner.runner import ModelRunner
+from radixserve.runner.runner import LaunchedStep, ModelRunner
 from radixserve.sampling.params import SamplingDefaults, SamplingParams
 from radixserve.scheduler.pacing import Pacer
+from radixserve.scheduler.plan import StepPlan
 from radixserve.scheduler.scheduler import Scheduler
 from radixserve.types import EngineInfo, EngineRequest, TokenDelta
 
@@ -48,6 +50,7 @@ class Engine:
             self.cache,
             max_batch_tokens=found.limits.max_batch_tokens,
             max_running=found.limits.max_running,
+            cascade_costs=found.cascade_costs,
         )
         info = EngineInfo(
             model=config.model,
@@ -231,3 +234,33 @@ def host_times(engine: Engine) -> Iterator[HostTimes]:
     finally:
         for owner, method in wrapped:
             delattr(owner, method)
+
+
+@dataclass(slots=True)
+class LevelCount:
+    """Steps launched, and how many of them had levels."""
+
+    num_steps: int = 0
+    num_with_levels: int = 0
+
+
+@contextmanager
+def counting_levels(engine: Engine, *, keep: bool) -> Iterator[LevelCount]:
+    """Count the steps whose rows share what is worth reading once; without ``keep``, have every row
+    read it by itself.
+
+    *Mutates* the engine's runner while it lasts: ``launch`` is shadowed.
+    """
+    count, launch = LevelCount(), engine.runner.launch
+
+    def counted(plan: StepPlan) -> LaunchedStep:
+        chosen = plan if keep else replace(plan, cascade=NO_CASCADE)
+        count.num_steps += 1
+        count.num_with_levels += bool(chosen.cascade.levels)
+        return launch(chosen)
+
+    setattr(engine.runner, "launch", counted)  # noqa: B010 (mypy knows it for a method)
+    try:
+        yield count
+    finally:
+        delattr(engine.runner, "launch")

@@ -2,8 +2,9 @@
 
 Random weights made on the device, no checkpoint. The figures: time to first token, prefill tokens
 per second, decode steps at several batch sizes against their floor (weights and contexts read once,
-at the measured copy bandwidth), recordings on and off, the GPU's idle time, the host's time a step.
-Targets 3 and 4 are measured here.
+at the measured copy bandwidth), recordings on and off, the GPU's idle time, the host's time a step,
+and decode steps behind one document, its keys read once and by each row. Targets 3, 4 and 7 are
+measured here.
 """
 
 import gc
@@ -19,7 +20,7 @@ import torch
 from gpu import figures, shapes
 from gpu.bench import Bench
 from gpu.ceilings import copy_bytes_per_s, matmul_flops_per_s
-from gpu.cores import Answer, Engine, host_times
+from gpu.cores import Answer, Engine, counting_levels, host_times
 from gpu.engine_gate import engine_config, gate_graphs, gate_logits, gate_tokens
 from gpu.idle import forward_ms, profiled_idle
 from radixserve.model.config import ModelConfig
@@ -31,6 +32,9 @@ BATCHES = (64, 1, 256, 8)
 """The targets' first."""
 TARGET_BATCHES = (64, 1)
 IDLE_BATCH = 64
+SHARED_BATCH = 64
+SHARED_OWN = 256
+"""Tokens of a prompt behind the ``LONG`` ones that all prompts of this batch share."""
 
 
 def run(bench: Bench, *, model: str) -> None:
@@ -89,6 +93,7 @@ def _figures(bench: Bench, speed: "_Speed", engine: Engine) -> None:
                 if batch in TARGET_BATCHES:
                     bench.results[f"target_batch_{batch}_share"] = row["share of floor"]
     for name, measure in (
+        ("shared", speed.shared),
         ("idle", speed.idle),
         ("first_token", speed.first_tokens),
         ("prefill", speed.prefill),
@@ -96,6 +101,7 @@ def _figures(bench: Bench, speed: "_Speed", engine: Engine) -> None:
         if bench.has_time(name, 8.0):
             bench.results[name] = _guarded(bench, name, partial(measure, engine))
         bench.save()
+    bench.results["target_shared_ratio"] = (bench.results.get("shared") or {}).get("times")
     bench.results["target_idle_share"] = (bench.results.get("idle") or {}).get("gap share")
 
 
@@ -129,7 +135,7 @@ class _Speed:
         self._bench, self._config = bench, config
         self._copy_rate, self._matmul_rate = copy_rate, matmul_rate
         self._dry = bench.dry_run
-        longest = 96 if self._dry else LONG + CONTEXT
+        longest = 320 if self._dry else LONG + CONTEXT
         self._model = shapes.make_model(config, weights, longest)
         self._weight_bytes = shapes.read_bytes(config, weights)
         self._token_bytes = figures.kv_token_bytes(
@@ -192,6 +198,43 @@ class _Speed:
             "floor ms": floor_s * 1e3,
             "share of floor": self._bench.share(floor_s / step_s, green=self.is_green),
             **host.us_per_step(num_steps),
+        }
+
+    def shared(self, engine: Engine) -> dict[str, Any] | None:
+        """Steady decode steps of prompts that share a document: it is read once, and by each row,
+        in turns (target 7). *Raises* ``RuntimeError`` if steps were not what they are to be."""
+        batch, length, own = (4, 288, 8) if self._dry else (SHARED_BATCH, LONG, SHARED_OWN)
+        warm_up, num_steps, rounds = (1, 1, 1) if self._dry else (6, 24, 2)
+        spare = 2 * rounds * (warm_up + num_steps) + 16 + batch * own // 4096
+        page_size, available = engine.info.page_size, engine.info.num_pages
+        if length // page_size + batch * ((own + spare) // page_size + 2) > available:
+            self._bench.skip("decode behind one document", f"{available} pages are too few")
+            return None
+        document = engine.tokens(length)
+        prompts = [document + engine.tokens(own) for _ in range(batch)]
+        # It is in the tree before anybody asks for it.
+        engine.first_token_s(document + engine.tokens(1))
+        taken: dict[bool, list[float]] = {True: [], False: []}
+        with engine.decoding(prompts, spare):
+            context_tokens = engine.context_tokens
+            for keep in (True, False) * rounds:
+                with counting_levels(engine, keep=keep) as count:
+                    engine.decode_steps(batch, warm_up)
+                    taken[keep] += engine.decode_steps(batch, num_steps)
+                if count.num_with_levels != (count.num_steps if keep else 0):
+                    raise RuntimeError(
+                        f"expected {'all' if keep else 'none'} of {count.num_steps} steps to have "
+                        f"levels, got {count.num_with_levels}"
+                    )
+        once_s, each_s = statistics.median(taken[True]), statistics.median(taken[False])
+        return {
+            "batch": batch,
+            "shared": length,
+            "own": round(context_tokens / batch) - length,
+            "once ms": once_s * 1e3,
+            "each ms": each_s * 1e3,
+            "tokens/s": batch / once_s,
+            "times": self._bench.share(each_s / once_s, green=self.is_green),
         }
 
     def idle(self, engine: Engine) -> dict[str, Any]:
@@ -304,5 +347,11 @@ def _print(bench: Bench) -> None:
         results.get("prefill") or [],
         ("prompts", "tokens each", "tokens/s", "TFLOP/s", "share of matmul"),
     )
+    if results.get("shared"):
+        bench.table(
+            "Decode steps behind one document: read once, and by each row",
+            [results["shared"]],
+            list(results["shared"]),
+        )
     if results.get("idle"):
         bench.table("Idle", [results["idle"]], list(results["idle"]))

@@ -21,7 +21,7 @@ import torch
 
 from gpu import shapes
 from gpu.bench import Bench
-from gpu.cores import Answer, Engine
+from gpu.cores import Answer, Engine, counting_levels
 from gpu.figures import first_difference
 from radixserve.attention.registry import make_attention
 from radixserve.config import EngineConfig
@@ -35,6 +35,9 @@ from radixserve.runner.make import make_ops
 
 FLOAT32_TOLERANCE = 2e-3
 """Two logits closer than this may change places in float32; logits have a spread of one."""
+
+SHARED_LENGTH = 400
+"""Tokens that the last prompts of the token gates begin with, all of them: read once."""
 
 NUM_LAYERS = 4
 """Of the float32 model of the token gates."""
@@ -86,11 +89,15 @@ def gate_tokens(bench: Bench, fields: dict[str, Any]) -> bool:
     num_layers = min(NUM_LAYERS, fields["num_hidden_layers"])
     directory = shapes.write_config({**fields, "num_hidden_layers": num_layers})
     config = ModelConfig.from_dir(directory)
-    lengths = (3, 20) if bench.dry_run else (3, 17, 64, 100, 250, 31, 128, 400)
+    lengths = [3, 20] if bench.dry_run else [3, 17, 64, 100, 250, 31, 128, 400]
+    num_shared = 0 if bench.dry_run else 4
+    lengths += [SHARED_LENGTH + 5 + 9 * number for number in range(num_shared)]
     num_new = 3 if bench.dry_run else 24
     weights = shapes.random_weights(config, dtype=torch.float32, device=bench.device)
     model = shapes.make_model(config, weights, max(lengths) + num_new)
     prompts = [row.token_ids.tolist() for row in _rows(config, lengths)]
+    for prompt in prompts[len(prompts) - num_shared :]:
+        prompt[:SHARED_LENGTH] = prompts[-1][:SHARED_LENGTH]
     settings: dict[str, Any] = {
         "max_batch_tokens": 32 if bench.dry_run else 512,
         "max_running": len(lengths),
@@ -115,7 +122,11 @@ def gate_tokens(bench: Bench, fields: dict[str, Any]) -> bool:
             how = f"{'graphs' if with_graphs else 'no graphs'}, {in_flight} in flight"
             engine.core.clear_cache()
             cold = engine.answer(prompts, num_new)
-            warm = engine.answer(prompts, num_new)
+            with counting_levels(engine, keep=True) as count:
+                warm = engine.answer(prompts, num_new)
+            if num_shared:
+                detail = f"{count.num_with_levels} of {count.num_steps} steps of the warm run"
+                green &= bench.gate(f"levels, {how}", count.num_with_levels > 0, detail)
             cached = sum(answer.num_cached_tokens for answer in warm)
             green &= _compare(bench, f"tokens, {how}, cold", reference, cold, FLOAT32_TOLERANCE)
             green &= _compare(bench, f"tokens, {how}, warm", reference, warm, FLOAT32_TOLERANCE)

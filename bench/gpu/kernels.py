@@ -2,7 +2,8 @@
 
 Every timed configuration is checked first, on the very tensors that are then timed. Decode counts
 the bytes it must move (keys, values, queries, results), prefill the multiply-adds of the pairs that
-causality leaves. Targets 1 and 2 are measured here.
+causality leaves; rows behind a common context are timed with its keys read once and by each of
+them. Targets 1, 2 and 6 are measured here.
 """
 
 import traceback
@@ -18,6 +19,7 @@ from gpu.clock import copies_beyond_cache
 
 DECODE_TARGET = "decode 64 x 4096"
 PREFILL_TARGET = "prefill 8192"
+SHARED_TARGET = "shared, 64 x (8192 + 256)"
 
 FLEX_CASES = (PREFILL_TARGET, "prefill 2048 behind 8192")
 """Where FlexAttention is tried: it compiles anew for every shape."""
@@ -69,11 +71,22 @@ def verify_cases() -> list[AttentionCase]:
     return [AttentionCase(f"verify 4, {rows} x 4096", rows, 5, 4096) for rows in (1, 8, 64)]
 
 
+def shared_cases() -> list[AttentionCase]:
+    """Decode rows behind one document, the target first: (shared + own) keys each."""
+    return [
+        AttentionCase(SHARED_TARGET, 64, 1, 8448, shared_context=8192),
+        AttentionCase("shared, 4 x (8192 + 256)", 4, 1, 8448, shared_context=8192),
+        AttentionCase("shared, 16 x (1024 + 256)", 16, 1, 1280, shared_context=1024),
+        AttentionCase("shared, 256 x (2048 + 256)", 256, 1, 2304, shared_context=2048),
+    ]
+
+
 def run(bench: Bench) -> None:
     """Targets first: what runs out of time is the rest."""
     copy_rate, matmul_rate = copy_bytes_per_s(bench), matmul_flops_per_s(bench)
     bench.results.update(copy_bytes_per_s=copy_rate, matmul_flops_per_s=matmul_rate)
     decode, prefill, verify = decode_cases(), prefill_cases(), verify_cases()
+    shared = shared_cases()
     if bench.dry_run:
         tiny: dict[str, Any] = {"num_heads": 4, "num_kv_heads": 2, "head_dim": 16}
         decode = [
@@ -85,10 +98,13 @@ def run(bench: Bench) -> None:
             AttentionCase("prefill 20 behind 40", 1, 20, 60, **tiny),
         ]
         verify = [AttentionCase("verify 4, 2 x 60", 2, 5, 60, **tiny)]
-    rows: dict[str, list[dict[str, Any]]] = {"decode": [], "prefill": [], "verify": []}
+        shared = [AttentionCase(SHARED_TARGET, 2, 1, 280, shared_context=256, **tiny)]
+    kinds = ("decode", "prefill", "verify", "shared")
+    rows: dict[str, list[dict[str, Any]]] = {kind: [] for kind in kinds}
     bench.results["attention"] = rows
-    first = [("decode", decode[0]), ("prefill", prefill[0])]
+    first = [("decode", decode[0]), ("prefill", prefill[0]), ("shared", shared[0])]
     rest = [("decode", case) for case in decode[1:]] + [("verify", case) for case in verify]
+    rest += [("shared", case) for case in shared[1:]]
     rest += [("prefill", case) for case in prefill[1:]]
     for kind, case in bench.each(first + rest, "attention"):
         if not bench.has_time(case.name, 6.0) or not _fits(bench, case):
@@ -96,6 +112,8 @@ def run(bench: Bench) -> None:
         try:
             if kind == "prefill":
                 rows[kind].append(_prefill(bench, case, matmul_rate))
+            elif kind == "shared":
+                rows[kind].append(_shared(bench, case))
             else:
                 rows[kind].append(_decode(bench, case, copy_rate))
         except Exception:
@@ -140,6 +158,29 @@ def _decode(bench: Bench, case: AttentionCase, copy_rate: float) -> dict[str, An
     }
     if case.name == DECODE_TARGET:
         bench.results["target_decode_share"] = row["share of copy"]
+    return row
+
+
+def _shared(bench: Bench, case: AttentionCase) -> dict[str, Any]:
+    """A batch of decode rows behind a common context, which is read once, and by each of them."""
+    copies = copies_beyond_cache(case.storage_bytes, bench.device)
+    sets = [AttentionData(case, bench.device, seed) for seed in range(copies)]
+    alone = [data.without_levels() for data in sets]
+    checked, checked_alone = check(sets[0]), check(alone[0])
+    green = bench.gate(case.name, checked.green, checked.detail)
+    green &= bench.gate(f"{case.name}, each", checked_alone.green, checked_alone.detail)
+    timing = bench.clock.time([data.run for data in sets])
+    timing_alone = bench.clock.time([data.run for data in alone])
+    row = {
+        "case": case.name,
+        "each us": timing_alone.us,
+        "times": bench.share(timing_alone.us / timing.us, green=green),
+        **_errors(checked),
+        **timing.as_dict(),
+        "anchors": [],
+    }
+    if case.name == SHARED_TARGET:
+        bench.results["target_shared_ratio"] = row["times"]
     return row
 
 
@@ -211,6 +252,11 @@ def _summarise(bench: Bench, rows: dict[str, list[dict[str, Any]]]) -> None:
     bytes_columns = ("case", "us", "GB/s", "share of copy", "error", "torch's error", "timed_by")
     for kind in ("decode", "verify"):
         bench.table(f"Attention, {kind}", rows[kind], bytes_columns)
+    bench.table(
+        "Attention, decode behind a common context: read once, and by each row",
+        rows["shared"],
+        ("case", "us", "each us", "times", "error", "torch's error", "timed_by"),
+    )
     bench.table(
         "Attention, prefill",
         rows["prefill"],

@@ -18,7 +18,7 @@ def banner(info: EngineInfo, config: ServerConfig, url: str, warning: str | None
     pool += f" ({info.kv_cache_bytes / 2**30:.2f} GiB)"
     rows = (
         ("model", f"{config.model_names[0]} ({info.architecture}, {_count(info.num_parameters)})"),
-        ("runs on", f"{info.device}, {info.dtype}, {info.attention} attention"),
+        ("runs on", f"{info.device}, {_number_types(info)}, {info.attention} attention"),
         ("context", f"{info.max_model_len:,} tokens"),
         ("KV cache", pool),
         *_tier_rows(info, config),
@@ -30,6 +30,12 @@ def banner(info: EngineInfo, config: ServerConfig, url: str, warning: str | None
     if warning is not None:
         lines += [_box(warning), ""]
     return "\n".join(lines)
+
+
+def _number_types(info: EngineInfo) -> str:
+    if info.quantization == "none":
+        return info.dtype
+    return f"{info.dtype} with {info.quantization} weights"
 
 
 def _tier_rows(info: EngineInfo, config: ServerConfig) -> list[tuple[str, str]]:

@@ -174,6 +174,7 @@ class _EngineCollector(Collector):
                 "model": info.model,
                 "architecture": info.architecture,
                 "dtype": info.dtype,
+                "quantization": info.quantization,
                 "device": info.device,
             },
         )

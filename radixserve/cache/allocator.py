@@ -29,8 +29,9 @@ class Allocator:
         self.evicted_pages = 0
         """Pages that eviction made free since the start."""
 
-    def allocate(self, num_pages: int) -> PageArray:
-        """Pages that nobody else holds, int32[num_pages].
+    def allocate(self, num_pages: int, behind: PageArray | None = None) -> PageArray:
+        """Pages that nobody else holds, int32[num_pages]; if possible the next ones ``behind``
+        others (int32[m]), which they will follow in a page table.
 
         *Mutates* pool, tree. *Raises* ``OutOfPagesError``; then nothing was allocated, nor, unless
         the pool itself refused, evicted. *Cost*: see the module.
@@ -43,7 +44,9 @@ class Allocator:
                 num_evictable += self._tree.num_superseded_pages()
             if num_short <= num_evictable:
                 self.evict(num_short)
-        return self._pool.allocate(num_pages)
+        return self._pool.allocate(
+            num_pages, int(behind[-1]) if behind is not None and len(behind) else None
+        )
 
     def plan_copy(self, source: PageId) -> PageCopy:
         """A copy of ``source`` into a new page; the caller holds both as a user from now on.

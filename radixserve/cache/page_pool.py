@@ -10,8 +10,15 @@ difference is what the scheduler needs to know:
 
 It knows no tokens, no tree and no request, and it is the only owner of these counts.
 
+Who reads the keys of a page table likes *runs*, pages that are neighbours. So whoever names its
+last page gets the next one, if that is free; and who begins anew begins an *extent*, up to 16 pages
+in a row that are all free, as long as there is one. Others do the same elsewhere, so what lies
+behind its last page stays free for it. When no extent is all free any more, pages come from the one
+that was freed into last. It is a preference: no page is held back for anybody.
+
 Invariants: each page is in exactly one of the three states, so ``free + cached + in_use ==
-num_pages`` after every call; the free list holds each free page once; counts never go below zero.
+num_pages`` after every call; extents are listed once each, those with a free page as such and those
+that are all free as whole, both among others that were so before; counts never go below zero.
 
 Costs: every method is O(pages given), vectorised; the three totals are kept, not recounted.
 
@@ -19,17 +26,37 @@ Forbidden: the arrays given to one call must not name a page twice (numpy would 
 a free page must not be used or attached, only allocated.
 """
 
+from collections import Counter
+from typing import Final
+
 import numpy as np
 import numpy.typing as npt
 
 from radixserve.errors import ConfigError, OutOfPagesError
 from radixserve.ids import PageArray, PageId
 
+_MAX_EXTENT_PAGES: Final = 16
+_MIN_EXTENTS: Final = 64
+"""A small pool has smaller ones: it takes as many requests to begin all of them."""
+
 
 class PagePool:
-    """Reference counts and the free list of ``num_pages`` pages. *Raises* ``ConfigError``."""
+    """Reference counts and free extents of ``num_pages`` pages. *Raises* ``ConfigError``."""
 
-    __slots__ = ("_free", "_node_count", "_use_count", "cached_pages", "free_pages", "num_pages")
+    __slots__ = (
+        "_extent_pages",
+        "_free_in_extent",
+        "_is_free",
+        "_is_listed",
+        "_is_listed_whole",
+        "_listed",
+        "_listed_whole",
+        "_node_count",
+        "_use_count",
+        "cached_pages",
+        "free_pages",
+        "num_pages",
+    )
 
     def __init__(self, num_pages: int) -> None:
         if num_pages < 1:
@@ -39,9 +66,16 @@ class PagePool:
         self.cached_pages = 0
         self._use_count: npt.NDArray[np.int32] = np.zeros(num_pages, dtype=np.int32)
         self._node_count: npt.NDArray[np.int32] = np.zeros(num_pages, dtype=np.int32)
-        # A stack whose top is at free_pages - 1. It starts descending, and pages are pushed in
-        # reverse, so that pages which were neighbours come out as ascending neighbours again.
-        self._free: PageArray = np.arange(num_pages - 1, -1, -1, dtype=np.int32)
+        self._is_free: npt.NDArray[np.bool_] = np.ones(num_pages, dtype=np.bool_)
+        size = self._extent_pages = min(_MAX_EXTENT_PAGES, max(1, num_pages // _MIN_EXTENTS))
+        num_extents = -(-num_pages // size)
+        self._free_in_extent = [size] * num_extents
+        self._free_in_extent[-1] = num_pages - size * (num_extents - 1)
+        # Stacks: the first extent is on top.
+        self._listed = list(range(num_extents - 1, -1, -1))
+        self._listed_whole = list(range(num_pages // size - 1, -1, -1))
+        self._is_listed = [True] * num_extents
+        self._is_listed_whole = [extent < num_pages // size for extent in range(num_extents)]
 
     @property
     def in_use_pages(self) -> int:
@@ -60,21 +94,56 @@ class PagePool:
         """How many holders the page has, users and nodes together."""
         return int(self._use_count[page] + self._node_count[page])
 
-    def allocate(self, num_pages: int) -> PageArray:
-        """Take free pages, each held once by a user (the caller): int32[num_pages].
+    def allocate(self, num_pages: int, after: int | None = None) -> PageArray:
+        """Take free pages, int32[num_pages], in runs as far as possible; each has one user then.
 
-        *Raises* ``OutOfPagesError``; then nothing was allocated. *Cost*: O(num_pages).
+        ``after``: the page behind which they will be read. *Raises* ``OutOfPagesError``; then
+        nothing was allocated. *Cost*: O(num_pages).
         """
-        remaining = self.free_pages - num_pages
-        if remaining < 0:
+        if num_pages > self.free_pages:
             raise OutOfPagesError(
                 f"{num_pages} pages are needed and {self.free_pages} of {self.num_pages} are free "
                 f"({self.cached_pages} are cached, {self.in_use_pages} in use); evict or preempt"
             )
-        pages = self._free[remaining : self.free_pages][::-1].copy()
-        self.free_pages = remaining
-        self._use_count[pages] = 1
-        return pages
+        runs = []
+        num_missing = num_pages
+        while num_missing:
+            runs.append(self._take_run(self._first_page(after), num_missing))
+            num_missing -= len(runs[-1])
+        if len(runs) == 1:
+            return runs[0]
+        return np.concatenate(runs) if runs else np.empty(0, dtype=np.int32)
+
+    def _first_page(self, after: int | None) -> int:
+        """Where a run is to begin; some page is free."""
+        if after is not None and after + 1 < self.num_pages and self._is_free[after + 1]:
+            return after + 1
+        size = self._extent_pages
+        while self._listed_whole:
+            extent = self._listed_whole.pop()
+            self._is_listed_whole[extent] = False
+            if self._free_in_extent[extent] == size:
+                return extent * size
+        while not self._free_in_extent[self._listed[-1]]:
+            self._is_listed[self._listed.pop()] = False
+        first = self._listed[-1] * size
+        return first + int(self._is_free[first : first + size].argmax())
+
+    def _take_run(self, first: int, max_pages: int) -> PageArray:
+        """The page ``first``, which is free, and as many free ones right behind it."""
+        size = self._extent_pages
+        is_free = self._is_free[first : first + max_pages]
+        num_pages = 1
+        if max_pages > 1:
+            num_pages = len(is_free) if is_free.all() else int(is_free.argmin())
+        is_free[:num_pages] = False
+        end = first + num_pages
+        self._use_count[first:end] = 1
+        self.free_pages -= num_pages
+        for extent in range(first // size, (end - 1) // size + 1):
+            begin = extent * size
+            self._free_in_extent[extent] -= min(end, begin + size) - max(first, begin)
+        return np.arange(first, end, dtype=np.int32)
 
     def use(self, pages: PageArray) -> None:
         """Add one user to each page. The pages are held already, by whomever."""
@@ -113,19 +182,46 @@ class PagePool:
         return len(unheld)
 
     def _push(self, pages: PageArray) -> None:
-        end = self.free_pages + len(pages)
-        self._free[self.free_pages : end] = pages[::-1]
-        self.free_pages = end
+        """Nobody holds these any more."""
+        if not len(pages):
+            return
+        self._is_free[pages] = True
+        self.free_pages += len(pages)
+        size = self._extent_pages
+        # So that the first extent comes out first.
+        for extent, count in Counter((pages[::-1] // size).tolist()).items():
+            self._free_in_extent[extent] += count
+            if not self._is_listed[extent]:
+                self._is_listed[extent] = True
+                self._listed.append(extent)
+            if self._free_in_extent[extent] == size and not self._is_listed_whole[extent]:
+                self._is_listed_whole[extent] = True
+                self._listed_whole.append(extent)
 
     def check_invariants(self) -> None:
         """Recount everything. *Raises* ``AssertionError`` saying what broke. *Cost*: O(pages)."""
         assert self._use_count.min() >= 0, f"negative use_count: {self._use_count}"
         assert self._node_count.min() >= 0, f"negative node_count: {self._node_count}"
         idle = self._use_count == 0
-        free = np.flatnonzero(idle & (self._node_count == 0))
+        free = idle & (self._node_count == 0)
         cached = int(np.count_nonzero(idle & (self._node_count > 0)))
-        listed = np.sort(self._free[: self.free_pages])
-        assert np.array_equal(listed, free), (
-            f"the free list holds {listed.tolist()}, but nobody holds {free.tolist()}"
+        assert np.array_equal(self._is_free, free), (
+            f"free are {np.flatnonzero(self._is_free).tolist()}, "
+            f"but nobody holds {np.flatnonzero(free).tolist()}"
         )
+        assert self.free_pages == np.count_nonzero(free), f"free_pages is {self.free_pages}"
         assert self.cached_pages == cached, f"cached_pages is {self.cached_pages}, not {cached}"
+        counts = np.add.reduceat(
+            free, np.arange(0, self.num_pages, self._extent_pages), dtype=np.int32
+        )
+        assert self._free_in_extent == counts.tolist(), (
+            f"extents have {counts.tolist()} free pages, not {self._free_in_extent}"
+        )
+        for name, listed, is_listed, least in (
+            ("listed", self._listed, self._is_listed, 1),
+            ("listed as whole", self._listed_whole, self._is_listed_whole, self._extent_pages),
+        ):
+            flagged = [extent for extent, is_there in enumerate(is_listed) if is_there]
+            assert sorted(listed) == flagged, f"{listed} are {name}, and {flagged} say so"
+            missing = set(np.flatnonzero(counts >= least).tolist()) - set(listed)
+            assert not missing, f"extents {sorted(missing)} are not {name}"

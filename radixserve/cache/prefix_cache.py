@@ -188,7 +188,7 @@ class PrefixCache:
         # A released lease has no pages, so it comes this far and is found out here.
         lease.require_alive()
         num_missing = -(-num_tokens // self.page_size) - lease.num_pages
-        lease.append_pages(self._allocator.allocate(num_missing))
+        lease.append_pages(self._allocator.allocate(num_missing, lease.page_table))
 
     def commit(self, lease: Lease, tokens: TokenArray) -> None:
         """Let the full pages of ``tokens`` (int32[n]: all that the request has computed) be shared.

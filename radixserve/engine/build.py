@@ -55,6 +55,7 @@ def build_core(config: EngineConfig, *, progress: bool) -> EngineCore:
         max_running=found.limits.max_running,
         enable_prefix_cache=config.enable_prefix_cache,
         tiers=_make_tiers(config, directory, model_config, runner, cache, progress=progress),
+        cascade_costs=found.cascade_costs,
     )
     info = EngineInfo(
         model=config.model,
@@ -63,6 +64,7 @@ def build_core(config: EngineConfig, *, progress: bool) -> EngineCore:
         num_parameters=found.num_parameters,
         device=found.device,
         dtype=found.dtype,
+        quantization=found.quantization,
         attention=found.attention,
         max_model_len=found.max_model_len,
         vocab_size=found.vocab_size,
@@ -106,6 +108,7 @@ def _make_tiers(
             directory,
             model_config,
             dtype=runner.info.dtype,
+            quantization=runner.info.quantization,
             page_size=page_size,
             progress=progress,
         )

@@ -13,7 +13,8 @@ import torch.nn.functional as F  # noqa: N812 (torch's own name for it)
 
 from radixserve.attention.base import AttentionBackend, AttentionShape, ForwardBatch
 from radixserve.model.config import ModelConfig
-from radixserve.model.layers import Attention, DecoderLayer, GatedMLP, Linear, Step
+from radixserve.model.layers import Attention, DecoderLayer, GatedMLP, Step
+from radixserve.model.linear import Linear, PlainLinear
 from radixserve.model.ops import HeadShape, LayerOps, Norm
 from radixserve.model.rope import RopeTable
 
@@ -24,21 +25,42 @@ KVTensors = Sequence[tuple[torch.Tensor, torch.Tensor]]
 class CausalLM:
     """Built from weights laid out as ``layout.model_layout`` says. Inference only."""
 
-    __slots__ = ("_embed_tokens", "_layers", "_lm_head", "_norm", "_rope", "config")
+    __slots__ = (
+        "_embed_tokens",
+        "_layers",
+        "_lm_head",
+        "_norm",
+        "_rope",
+        "config",
+        "quantization",
+    )
 
     def __init__(
-        self, config: ModelConfig, weights: Mapping[str, torch.Tensor], *, max_model_len: int
+        self,
+        config: ModelConfig,
+        weights: Mapping[str, torch.Tensor],
+        *,
+        max_model_len: int,
+        linears: Mapping[str, Linear] | None = None,
+        quantization: str = "none",
     ) -> None:
         """``weights`` by the names of the layout, all of one dtype and device; not copied.
 
+        ``linears``: what multiplies by a weight, by the weight's name in the layout ("lm_head" also
+        if it is tied); ``weights`` may lack these and their biases. Of those not named here
+        the product is plain. ``quantization``: what was done to the weights of ``linears``.
         ``max_model_len`` bounds the positions that ``forward`` may be given.
         """
         self.config = config
+        self.quantization = quantization
+        linears = linears or {}
         self._embed_tokens = weights["embed_tokens"]
-        self._layers = tuple(_layer(config, weights, index) for index in range(config.num_layers))
+        self._layers = tuple(
+            _layer(config, weights, linears, index) for index in range(config.num_layers)
+        )
         self._norm = Norm(weights["norm"], config.norm_eps)
-        tied = config.tie_word_embeddings
-        self._lm_head = Linear(weights["embed_tokens" if tied else "lm_head"])
+        table = "embed_tokens" if config.tie_word_embeddings else "lm_head"
+        self._lm_head = linears.get("lm_head") or PlainLinear(weights[table])
         self._rope = RopeTable(
             config.rope, config.head_dim, max_model_len, dtype=self.dtype, device=self.device
         )
@@ -49,7 +71,7 @@ class CausalLM:
 
     @property
     def dtype(self) -> torch.dtype:
-        """The type of the weights, and of the keys and values that belong to them."""
+        """The type of activations, of weights that are not quantised, and of keys and values."""
         return self._embed_tokens.dtype
 
     @property
@@ -110,11 +132,17 @@ def attention_shape(config: ModelConfig, page_size: int) -> AttentionShape:
     )
 
 
-def _layer(config: ModelConfig, weights: Mapping[str, torch.Tensor], index: int) -> DecoderLayer:
+def _layer(
+    config: ModelConfig,
+    weights: Mapping[str, torch.Tensor],
+    linears: Mapping[str, Linear],
+    index: int,
+) -> DecoderLayer:
     prefix = f"layers.{index}"
 
     def linear(name: str) -> Linear:
-        return Linear(weights[f"{prefix}.{name}.weight"], weights.get(f"{prefix}.{name}.bias"))
+        weight, bias = f"{prefix}.{name}.weight", f"{prefix}.{name}.bias"
+        return linears.get(weight) or PlainLinear(weights[weight], weights.get(bias))
 
     def norm(name: str) -> Norm:
         return Norm(weights[f"{prefix}.{name}"], config.norm_eps)

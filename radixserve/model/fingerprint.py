@@ -1,9 +1,10 @@
 """Which model's keys and values a page holds, as 32 bytes.
 
 Two engines have the same fingerprint only if either could use the other's pages: the same weights
-to the bit, config, rotary embedding, dtype and layout of a page. SHA-256 over
+to the bit, config, rotary embedding, dtype, quantisation and layout of a page. SHA-256 over
 
     format version | canonical JSON of: config.json, rope as resolved, dtype, page layout,
+                     the quantisation, if there is one,
                      and of every weight file its name and the xxh3_128 of its bytes
 
 The format version is to be raised by whoever changes what keys and values a checkpoint gets: pages
@@ -43,10 +44,11 @@ def fingerprint(
     *,
     dtype: str,
     page_size: int,
+    quantization: str = "none",
     progress: bool,
 ) -> bytes:
     """The fingerprint, 32 bytes, of the checkpoint in ``directory`` computed in ``dtype``
-    ("bfloat16").
+    ("bfloat16") by weights as they are ("none") or of a quantisation ("int8").
 
     ``progress`` draws a bar on stderr if that is a terminal. *Raises* ``CheckpointError``.
     """
@@ -60,7 +62,7 @@ def fingerprint(
         disable=None if progress else True,
     ) as bar:
         hashes = [(file.name, _hash_file(file, bar.update)) for file in weights]
-    described = {
+    described: dict[str, object] = {
         "config": dict(read_json(directory / FILE_NAME).fields),
         "rope": asdict(model_config.rope),
         "weights": hashes,
@@ -74,6 +76,9 @@ def fingerprint(
             model_config.head_dim,
         ),
     }
+    # Absent where it was never asked for: pages from before there was any are still found.
+    if quantization != "none":
+        described["quantization"] = quantization
     canonical = json.dumps(described, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(_FORMAT + canonical.encode()).digest()
 

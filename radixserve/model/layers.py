@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812 (torch's own name for it)
 
 from radixserve.attention.base import AttentionBackend, ForwardBatch
+from radixserve.model.linear import Linear
 from radixserve.model.ops import HeadShape, LayerOps, Norm
 
 
@@ -30,19 +30,6 @@ class Step:
     attention: AttentionBackend
     plan: Any
     """What ``attention.plan`` made of the batch."""
-
-
-@dataclass(frozen=True, slots=True)
-class Linear:
-    """``x @ weight.T + bias``, for x [rows, in]."""
-
-    weight: torch.Tensor
-    """[out, in]"""
-    bias: torch.Tensor | None = None
-    """[out]"""
-
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        return F.linear(x, self.weight, self.bias)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +62,11 @@ class Attention:
 
 @dataclass(frozen=True, slots=True)
 class GatedMLP:
-    """``down(silu(gate(x)) * up(x))``, for x [rows, hidden]."""
+    """``down(silu(gate(x)) * up(x))``, for x [rows, hidden].
+
+    On a CPU oneDNN could take silu and the product by ``up`` into two products' ends, and the
+    residual sum into ``down``'s; measured, both are slower (0.3 and 0.2 ms of 3.2 at 1 row).
+    """
 
     gate_up: Linear
     down: Linear

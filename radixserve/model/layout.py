@@ -70,7 +70,7 @@ def count_parameters(config: ModelConfig) -> int:
 
 
 def weight_bytes(config: ModelConfig, bytes_per_parameter: int) -> int:
-    """What the weights will take in memory, known before loading."""
+    """What the weights take in memory, known before loading, unless they are quantised."""
     return count_parameters(config) * bytes_per_parameter
 
 
@@ -80,13 +80,14 @@ def _layer_layout(config: ModelConfig, index: int) -> Iterator[WeightLayout]:
     source, target = f"model.layers.{index}", f"layers.{index}"
 
     def linear(name: str, rows: dict[str, int], columns: int, bias: bool) -> Iterator[WeightLayout]:
+        # The bias first: whoever reads in this order can make the product when the weight comes.
+        if bias:
+            biases = tuple(Part(f"{source}.{part}.bias", (count,)) for part, count in rows.items())
+            yield WeightLayout(f"{target}.{name}.bias", biases)
         weights = tuple(
             Part(f"{source}.{part}.weight", (count, columns)) for part, count in rows.items()
         )
         yield WeightLayout(f"{target}.{name}.weight", weights)
-        if bias:
-            biases = tuple(Part(f"{source}.{part}.bias", (count,)) for part, count in rows.items())
-            yield WeightLayout(f"{target}.{name}.bias", biases)
 
     def norm(name: str, part: str, size: int) -> WeightLayout:
         return WeightLayout(f"{target}.{name}", (Part(f"{source}.{part}.weight", (size,)),))

@@ -2,13 +2,17 @@
 
     safetensors headers ──check against layout──▶ errors, all of them at once
     mapped files ──copy and convert, part by part──▶ fused tensors on the device ──▶ CausalLM
+                                              on a CPU: ──LinearMaker, one by one──▶
 
-Nothing is allocated before the check has passed. While loading, memory holds the model and whatever
-of the files the operating system cares to cache; each file is read once.
+Nothing is allocated before the check has passed. While loading, memory holds the model, on a CPU
+one of its tensors twice, and whatever of the files the operating system cares to cache; each file
+is read once.
 """
 
+import logging
 import re
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 from tqdm.auto import tqdm
@@ -16,8 +20,19 @@ from tqdm.auto import tqdm
 from radixserve.errors import CheckpointError, UnsupportedModelError
 from radixserve.model.causal_lm import CausalLM
 from radixserve.model.config import ModelConfig
-from radixserve.model.layout import EMBEDDING, LM_HEAD, Part, model_layout, weight_bytes
+from radixserve.model.layout import (
+    EMBEDDING,
+    LM_HEAD,
+    Part,
+    WeightLayout,
+    model_layout,
+    weight_bytes,
+)
+from radixserve.model.linear import Linear
+from radixserve.model.linear_choice import NOT_QUANTISED, LinearMaker, check_quantization
 from radixserve.model.tensor_files import TensorFiles, name_some
+
+logger = logging.getLogger(__name__)
 
 _FLOAT_DTYPES = frozenset({"F64", "F32", "F16", "BF16"})
 
@@ -32,23 +47,33 @@ def load_model(
     dtype: torch.dtype,
     device: torch.device,
     max_model_len: int | None = None,
+    quantization: str = NOT_QUANTISED,
+    spare_bytes: int = 0,
     progress: bool = True,
 ) -> CausalLM:
     """Load a checkpoint's weights, converted to ``dtype``, onto ``device``.
 
     ``max_model_len`` bounds the positions that the model will be given; None means what the
-    checkpoint states. ``progress`` draws a bar on stderr if that is a terminal.
+    checkpoint states. ``quantization``: "none", or on a CPU "int8" or "int4". ``spare_bytes``: what
+    a second copy of tied embeddings may take on a CPU, for faster logits: look-ups need the plain
+    table, the product is two to three times as fast with a packed one. ``progress`` draws a bar on
+    stderr if that is a terminal.
 
     *Raises* ``CheckpointError`` naming the tensors that are missing, left over or misshaped, or the
     file that is torn; ``UnsupportedModelError`` for quantised tensors and for a context that the
-    model's sliding window does not cover; ``ConfigError`` for one that its positions do not.
-    *Cost*: reads every file once.
+    model's sliding window does not cover; ``ConfigError`` for one that its positions do not, and
+    for a quantisation that there is not for this device and type.
+    *Cost*: reads every file once; on a CPU also what ``linear_choice.py`` measures and packs or
+    quantises (its docstring has figures).
     """
     length = config.resolve_max_model_len(max_model_len)
+    check_quantization(quantization, dtype, device)
     files = TensorFiles(directory)
     check_tensors(files, config)
     layout = model_layout(config)
+    maker = LinearMaker(dtype, quantization) if device.type == "cpu" else None
     weights: dict[str, torch.Tensor] = {}
+    linears: dict[str, Linear] = {}
     with tqdm(
         total=weight_bytes(config, dtype.itemsize),
         desc="Loading weights",
@@ -58,18 +83,49 @@ def load_model(
         disable=None if progress else True,
     ) as bar:
         for weight in layout:
-            target = torch.empty(weight.shape, dtype=dtype, device=device)
-            row = 0
-            for part in weight.parts:
-                source = files.read(part.name)
-                if source.dtype != dtype:
-                    # Convert there: a GPU is faster at it.
-                    source = source.to(device)
-                target[row : row + part.shape[0]].copy_(source)
-                row += part.shape[0]
-                bar.update(part.num_elements * dtype.itemsize)
-            weights[weight.name] = target
-    return CausalLM(config, weights, max_model_len=length)
+            target = _read(files, weight, dtype, device, bar)
+            if maker is None or len(weight.shape) == 1 or weight.name == "embed_tokens":
+                weights[weight.name] = target
+                continue
+            # The layout has the bias before its weight.
+            bias = weights.pop(f"{weight.name.removesuffix('.weight')}.bias", None)
+            linears[weight.name] = maker.make(target, bias, is_head=weight.name == "lm_head")
+    if maker is not None:
+        table = weights["embed_tokens"]
+        quantised = quantization != NOT_QUANTISED
+        if config.tie_word_embeddings and (quantised or table.nbytes <= spare_bytes):
+            linears["lm_head"] = maker.make(table, is_head=True)
+        elif config.tie_word_embeddings:
+            logger.info(
+                "tied embeddings are not packed: %.2f GiB more exceed the %.2f that are spare",
+                table.nbytes / 2**30,
+                spare_bytes / 2**30,
+            )
+        maker.log()
+    return CausalLM(
+        config, weights, max_model_len=length, linears=linears, quantization=quantization
+    )
+
+
+def _read(
+    files: TensorFiles,
+    weight: WeightLayout,
+    dtype: torch.dtype,
+    device: torch.device,
+    bar: "tqdm[NoReturn]",
+) -> torch.Tensor:
+    """One tensor of the model from its parts. *Mutates* ``bar``."""
+    target = torch.empty(weight.shape, dtype=dtype, device=device)
+    row = 0
+    for part in weight.parts:
+        source = files.read(part.name)
+        if source.dtype != dtype:
+            # Convert there: a GPU is faster at it.
+            source = source.to(device)
+        target[row : row + part.shape[0]].copy_(source)
+        row += part.shape[0]
+        bar.update(part.num_elements * dtype.itemsize)
+    return target
 
 
 def check_tensors(files: TensorFiles, config: ModelConfig) -> None:

@@ -5,7 +5,8 @@ On a CPU they are torch's (``torch_ops.py``); on a GPU each is one Triton kernel
 each. Both mean the same: sums in float32, one rounding to the tensors' dtype at the end.
 """
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
@@ -15,12 +16,23 @@ from radixserve.model.rope import RopeTable
 
 @dataclass(frozen=True, slots=True)
 class Norm:
-    """The weights of ``x / rms(x) * weight`` over the last dimension."""
+    """The weights of ``x / rms(x) * weight`` over the last dimension, of size n, where ``rms(x)``
+    is ``sqrt(mean(x ** 2) + eps)``. It is the same as ``x / hypot(|x|, floor) * gain``."""
 
     weight: torch.Tensor
     """[hidden], or [heads, D] for the heads of queries and keys: the queries' weight once per query
     head, then the keys' once per key head."""
     eps: float
+    gain: torch.Tensor = field(init=False)
+    """``weight * sqrt(n)``, float32."""
+    floor: torch.Tensor = field(init=False)
+    """``sqrt(n * eps)``, float32[1]."""
+
+    def __post_init__(self) -> None:
+        size = self.weight.shape[-1]
+        object.__setattr__(self, "gain", self.weight.float() * math.sqrt(size))
+        floor = torch.full((1,), math.sqrt(size * self.eps), device=self.weight.device)
+        object.__setattr__(self, "floor", floor)
 
 
 @dataclass(frozen=True, slots=True)

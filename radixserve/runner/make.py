@@ -30,6 +30,10 @@ logger = logging.getLogger(__name__)
 WARM_UP_TOKENS = {"cpu": 64, "cuda": 1024}
 """Enough for every kernel to be built, the one that merges the parts of a long context included."""
 
+COPY_SHARE = 0.1
+"""Part of the host memory left beside the weights that a faster copy of tied embeddings may take:
+the KV cache and other processes can use it too."""
+
 IN_FLIGHT_ON_A_GPU = 2
 """One step runs while the next is planned and queued; more would only make the host's knowledge
 older."""
@@ -59,6 +63,8 @@ def make_runner(
             dtype=dtype,
             device=device,
             max_model_len=config.max_model_len,
+            quantization=config.quantization,
+            spare_bytes=_spare_bytes(model_config, dtype) if device.type == "cpu" else 0,
             progress=progress,
         )
     except torch.OutOfMemoryError as error:
@@ -68,6 +74,12 @@ def make_runner(
             "free its memory, or choose a smaller model"
         ) from error
     return assemble_runner(config, model, progress=progress)
+
+
+def _spare_bytes(model_config: ModelConfig, dtype: torch.dtype) -> int:
+    """Host memory that a second copy of the embeddings may take."""
+    left = available_bytes() - weight_bytes(model_config, dtype.itemsize)
+    return max(0, int(COPY_SHARE * left))
 
 
 def assemble_runner(config: EngineConfig, model: CausalLM, *, progress: bool = True) -> ModelRunner:
@@ -147,6 +159,7 @@ def assemble_runner(config: EngineConfig, model: CausalLM, *, progress: bool = T
         max_model_len=model.max_model_len,
         device=device.type,
         dtype=str(model.dtype).removeprefix("torch."),
+        quantization=model.quantization,
         attention=attention.name,
         page_size=config.page_size,
         num_pages=num_pages,
@@ -181,9 +194,10 @@ def assemble_runner(config: EngineConfig, model: CausalLM, *, progress: bool = T
         else:
             logger.info("no decode graphs: attention %r has none", attention.name)
     logger.info(
-        "%s in %s on %s, %s attention, %d thread(s)",
+        "%s in %s%s on %s, %s attention, %d thread(s)",
         info.architecture,
         info.dtype,
+        "" if info.quantization == "none" else f" with {info.quantization} weights",
         torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         info.attention,
         torch.get_num_threads(),

@@ -52,6 +52,8 @@ class RunnerInfo:
     max_model_len: int
     device: str
     dtype: str
+    """Of activations, keys and values, and of weights that are not quantised."""
+    quantization: str = "none"
     attention: str
     page_size: int
     num_pages: int

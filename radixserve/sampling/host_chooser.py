@@ -23,6 +23,9 @@ from radixserve.sampling.truncation import draw_truncated, needs_ranking
 MAX_PROCESSED_LOGITS = 1 << 21
 """Logits that are processed at a time: bounds the float32 copies and keeps them near the caches."""
 
+_INFINITIES = {torch.bfloat16: 0x7F80, torch.float16: 0x7C00}
+"""The bits of plus infinity in the types of two bytes."""
+
 
 class HostChooser:
     """Chooses on the CPU. Keeps the seen tokens of choices with penalties, while these live."""
@@ -39,17 +42,19 @@ class HostChooser:
         *Cost*: one pass over the logits where every row is greedy and asks for nothing else; a few
         otherwise, and a partial ranking of rows with top-k or top-p. Waits for masks.
         """
+        plain = [number for number, row in enumerate(rows) if _is_plain(row)]
+        indices = [rows[number].logits_row for number in plain]
+        everything = indices == list(range(len(logits)))
+        if everything and len(plain) == len(rows):
+            return _greatest(logits)
         chosen = Chosen(
             torch.empty(len(rows), dtype=torch.int64), torch.empty(len(rows), dtype=torch.bool)
         )
-        plain = [number for number, row in enumerate(rows) if _is_plain(row)]
         masked = [number for number, row in enumerate(rows) if row.mask is not None]
         other = [n for n, row in enumerate(rows) if row.mask is None and not _is_plain(row)]
         if plain:
-            indices = [rows[number].logits_row for number in plain]
-            everything = indices == list(range(len(logits)))
-            best, ids = _argmax(logits if everything else logits[torch.tensor(indices)])
-            _fill(chosen, plain, ids, best.isfinite())
+            greatest = _greatest(logits if everything else logits[torch.tensor(indices)])
+            _fill(chosen, plain, greatest.token_ids, greatest.is_sound)
         step = max(1, MAX_PROCESSED_LOGITS // self._vocab_size)
         for group in (other, masked):
             for first in range(0, len(group), step):
@@ -120,6 +125,30 @@ class HostChooser:
 def _is_plain(row: SampleRow) -> bool:
     """Whether the row's token is the greatest raw logit and nothing else is asked for."""
     return row.mask is None and not row.params.temperature and not changes_logits(row)
+
+
+def _greatest(logits: torch.Tensor) -> Chosen:
+    """The lowest id of the greatest logit of every row, [R, V] of any floating type.
+
+    Numbers of two bytes are compared as integers, for which they need no widening: those above zero
+    are in the order of their bits. Rows without one, and rows with a NaN, are looked at as numbers.
+    """
+    infinity = _INFINITIES.get(logits.dtype)
+    if infinity is None:
+        best, ids = _argmax(logits)
+        return Chosen(ids, best.isfinite())
+    bits: npt.NDArray[np.int16] = logits.view(torch.int16).numpy()
+    best_ids = bits.argmax(axis=-1)
+    best_bits = np.take_along_axis(bits, best_ids[:, np.newaxis], axis=-1)[:, 0]
+    # A NaN with its sign set is a large negative number's neighbour, and only shows without signs.
+    has_no_nan = bits.view(np.uint16).max(axis=-1) <= infinity + 0x8000
+    is_sound = (best_bits > 0) & (best_bits < infinity) & has_no_nan
+    chosen = Chosen(torch.from_numpy(best_ids), torch.from_numpy(is_sound))
+    doubtful = np.flatnonzero(~is_sound)
+    if len(doubtful):
+        best, ids = _argmax(logits[torch.from_numpy(doubtful)])
+        _fill(chosen, doubtful.tolist(), ids, best.isfinite())
+    return chosen
 
 
 def _argmax(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -128,10 +128,11 @@ class Samples:
         """
         ids, *logprobs = self._fetch.wait()
         token_ids = ids.tolist()
-        sampled = [SampledToken(token_id) for token_id in token_ids]
+        sampled = [None if token == _NOTHING else SampledToken(token) for token in token_ids]
         if self._numbers:
             chosen = [token_ids[number] for number in self._numbers]
             entries = told(LogprobTensors(*logprobs), chosen, self._counts)
             for number, entry in zip(self._numbers, entries, strict=True):
-                sampled[number] = SampledToken(token_ids[number], entry)
-        return [None if token.token_id == _NOTHING else token for token in sampled]
+                if sampled[number] is not None:
+                    sampled[number] = SampledToken(token_ids[number], entry)
+        return sampled

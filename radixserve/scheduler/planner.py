@@ -30,6 +30,9 @@ since every plan with nothing in flight gets on, or all that could go on waits f
 With nothing in flight all of this is as if there were no planning ahead. What was evicted for an
 empty plan is stored by the next one.
 
+The order of a plan's rows is theirs of 1 to 4, unless some share what is worth reading once: then
+it is the tree's (``cascade_planner.py``).
+
 Decides only: what has been launched is counted in ``in_flight.py``, results are taken in by the
 scheduler. Costs: O(running) per plan, and as much again for each newcomer, of which there are at
 most MAX_PROBES.
@@ -40,10 +43,12 @@ from collections.abc import Iterable
 from typing import Final
 
 from radixserve.cache.prefix_cache import PrefixCache
+from radixserve.cascade import NO_CASCADE, CascadeCosts
 from radixserve.errors import OutOfPagesError
 from radixserve.request import Request, Status
 from radixserve.scheduler.admission import Admission
 from radixserve.scheduler.ahead import Ahead
+from radixserve.scheduler.cascade_planner import CascadePlanner
 from radixserve.scheduler.loads import Loads
 from radixserve.scheduler.plan import PlannedRow, StepPlan
 from radixserve.scheduler.policy import (
@@ -73,13 +78,18 @@ class Planner:
         loads: Loads,
         *,
         max_batch_tokens: int,
+        cascade_costs: CascadeCosts | None = None,
     ) -> None:
+        """Without ``cascade_costs`` nobody looks for what rows share."""
         self._cache = cache
         self._running = running
         self._admission = admission
         self._ahead = ahead
         self._loads = loads
         self._max_batch_tokens = max_batch_tokens
+        self._cascades: CascadePlanner | None = None
+        if cascade_costs is not None:
+            self._cascades = CascadePlanner(cascade_costs, cache.page_size)
         self.preemptions = 0
 
     def plan(
@@ -114,8 +124,12 @@ class Planner:
         if rows or loads or is_idle:
             up = tuple(load for _, own in loads for load in own)
             moves = Moves(self._loads.take_stores(max_pages - len(up)), up)
+        # Last: whoever is to run has its lease now.
+        arranged, cascade = tuple(rows.values()), NO_CASCADE
+        if self._cascades is not None and rows:
+            arranged, cascade = self._cascades.arrange(arranged)
         return StepPlan(
-            rows=tuple(rows.values()),
+            rows=arranged,
             copies=tuple(
                 request.lease.pending_copy
                 for request in rows
@@ -126,6 +140,7 @@ class Planner:
             ),
             moves=moves,
             loads=tuple(load for load, _ in loads),
+            cascade=cascade,
         )
 
     def _plan_rows(self, max_chunk_tokens: int | None, rows: dict[Request, PlannedRow]) -> bool:

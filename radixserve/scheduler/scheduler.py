@@ -29,6 +29,7 @@ from dataclasses import replace
 from itertools import count
 
 from radixserve.cache.prefix_cache import PrefixCache
+from radixserve.cascade import CascadeCosts
 from radixserve.errors import OutOfPagesError
 from radixserve.ids import Namespace, RequestId, TokenArray
 from radixserve.request import Request, Status
@@ -65,7 +66,7 @@ class Scheduler:
 
     Without ``enable_prefix_cache`` each request gets a namespace of its own, which is forgotten
     when it ends: it finds nothing, leaves nothing, and still resumes from its own pages after a
-    preemption.
+    preemption. Without ``cascade_costs`` plans have no cascades.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class Scheduler:
         enable_prefix_cache: bool = True,
         max_overtakes: int = MAX_OVERTAKES,
         tiers: Tiers | None = None,
+        cascade_costs: CascadeCosts | None = None,
     ) -> None:
         if max_batch_tokens < max_running:
             raise ValueError(
@@ -116,14 +118,13 @@ class Scheduler:
             self.ahead,
             self.loads,
             max_batch_tokens=max_batch_tokens,
+            cascade_costs=cascade_costs,
         )
         self._in_flight = InFlight()
         self._choices: dict[RequestId, list[Request]] = {}
         """Every live request by id: one, or, once forked, ``n`` of them."""
         self._next_arrival = count(1).__next__
-        self._num_steps = 0
-        self._computed_tokens = 0
-        self._generated_tokens = 0
+        self._num_steps = self._computed_tokens = self._generated_tokens = 0
 
     # -- requests in, requests out ------------------------------------------------------------
 
@@ -231,9 +232,7 @@ class Scheduler:
         """
         self._admission.admitted.clear()
         self.loads.collect()
-        plan = self._planner.plan(
-            max_chunk_tokens, max_moved_pages, is_idle=not len(self._in_flight)
-        )
+        plan = self._planner.plan(max_chunk_tokens, max_moved_pages, is_idle=not self._in_flight)
         if not plan.is_empty:
             self._in_flight.launch(plan)
         return plan

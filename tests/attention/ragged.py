@@ -1,12 +1,13 @@
 """Random ragged batches over a paged pool in which whatever must not be read is NaN."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
 from radixserve.attention.base import AttentionShape, ForwardBatch
 from radixserve.attention.torch_backend import TorchAttention
+from radixserve.cascade import NO_CASCADE, Cascade, Level
 from radixserve_kernels.paged_attention.reference import paged_attention_reference
 
 
@@ -79,6 +80,33 @@ def allocate(
     ], total
 
 
+def cascade_of(rows: list[tuple[int, int]], tables: list[list[int]], page_size: int) -> Cascade:
+    """All that neighbouring rows share, level within level, however little it is."""
+    whole = [start // page_size for start, _ in rows]
+    levels: list[Level] = []
+
+    def descend(first: int, end: int, depth: int) -> None:
+        while first < end:
+            stop = first + 1
+            if whole[first] > depth:
+                page = tables[first][depth]
+                while stop < end and whole[stop] > depth and tables[stop][depth] == page:
+                    stop += 1
+            if stop - first >= 2:
+                limit, page_end = min(whole[first:stop]), depth + 1
+                run = tables[first]
+                while page_end < limit and all(
+                    table[page_end] == run[page_end] for table in tables[first:stop]
+                ):
+                    page_end += 1
+                levels.append(Level(first, stop, depth, page_end))
+                descend(first, stop, page_end)
+            first = stop
+
+    descend(0, len(rows), 0)
+    return Cascade(tuple(levels))
+
+
 def make_case(
     shape: AttentionShape,
     rows: list[tuple[int, int]],
@@ -87,10 +115,11 @@ def make_case(
     *,
     seed: int = 0,
     spread: float = 1.0,
+    cascade: Cascade = NO_CASCADE,
 ) -> RaggedCase:
     """Random float32 tensors; the pool is NaN except where a row has computed keys."""
     generator = torch.Generator().manual_seed(seed)
-    batch = make_batch(rows, tables, shape.page_size)
+    batch = replace(make_batch(rows, tables, shape.page_size), cascade=cascade)
     pool = (num_pages, shape.page_size, shape.num_kv_heads, shape.head_dim)
     keys, values = torch.full(pool, torch.nan), torch.full(pool, torch.nan)
     drawn = torch.randn(2, *pool, generator=generator)

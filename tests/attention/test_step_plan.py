@@ -1,4 +1,6 @@
-"""The plan of a step: who shares which pages, and which rows go into one bucket."""
+"""The plan of a step: what its levels hold, and which rows go into one bucket."""
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,60 +10,46 @@ from hypothesis import strategies as st
 
 from radixserve.attention import step_plan
 from radixserve.attention.scratch import Scratch
-from radixserve.attention.step_plan import bucket_rows, plan_attention, shared_prefixes
+from radixserve.attention.step_plan import Run, bucket_rows, plan_attention
+from radixserve.cascade import Cascade, Level
 from tests.attention.ragged import make_batch
 
 
-def test_segments_nest(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(step_plan, "MIN_SAVED_KEYS", 4)
-    table = np.array(
-        [[7, 8, 1, 2, 20], [7, 8, 1, 2, 21], [7, 8, 9, 4, 5], [30, 8, 1, 2, 20]], dtype=np.int32
-    )
-    found = shared_prefixes(table, np.array([4, 4, 4, 4]), page_size=2)
-    assert [(rows.tolist(), first, last) for rows, first, last in found] == [
-        ([0, 1, 2], 0, 2),
-        ([0, 1], 2, 4),
+def test_levels_take_the_first_keys_of_their_rows() -> None:
+    """A level's tokens are one run, be its rows chunks or single tokens; the rest is the rows'."""
+    rows = [(9, 1), (8, 3), (5, 1), (2, 1)]
+    tables = [[7, 8, 1, 2, 20], [7, 8, 1, 2, 21, 22], [7, 8, 9], [30, 31]]
+    cascade = Cascade((Level(0, 3, 0, 2), Level(0, 2, 2, 4)))
+    batch = replace(make_batch(rows, tables, 2), cascade=cascade)
+    plan = plan_attention(batch, 2)
+    assert [(level.first, level.last, level.keys.length) for level in plan.levels] == [
+        (0, 5, 4),
+        (0, 4, 4),
     ]
+    assert plan.levels[0].keys.runs == (Run(0, 14, 4),)
+    assert plan.levels[1].keys.runs == (Run(0, 2, 4),)
+    assert plan.merged == (slice(0, 5),)
+    (chunk,) = plan.chunks
+    assert (chunk.first, chunk.last, chunk.keys.length, chunk.is_partial) == (1, 4, 3, True)
+    whole, partial = plan.buckets
+    assert (whole.tokens, whole.is_partial, whole.keys.length) == (slice(5, 6), False, 3)
+    assert isinstance(partial.tokens, torch.Tensor)
+    assert partial.tokens.tolist() == [0, 4]
+    assert partial.keys.index is not None
+    assert partial.keys.index.tolist() == [40, 41, 18, 19]
+    assert partial.is_partial
 
 
-def test_a_short_shared_prefix_is_not_worth_a_segment() -> None:
-    table = np.array([[1, 2], [1, 3]], dtype=np.int32)
-    assert shared_prefixes(table, np.array([1, 1]), page_size=16) == []
+def test_without_a_cascade_every_row_reads_its_own() -> None:
+    plan = plan_attention(make_batch([(40, 1), (40, 1)], [[1, 2, 3], [1, 2, 4]], 16), 16)
+    assert (plan.levels, plan.merged) == ((), ())
+    assert [bucket.keys.length for bucket in plan.buckets] == [82]
 
 
-def test_a_prefix_ends_where_the_shortest_row_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The longer rows share the rest in a segment of their own."""
-    monkeypatch.setattr(step_plan, "MIN_SAVED_KEYS", 1)
-    table = np.array([[1, 2, 3, 9], [1, 2, 3, 8], [1, 2, 0, 0]], dtype=np.int32)
-    found = shared_prefixes(table, np.array([3, 3, 1]), page_size=1)
-    assert [(rows.tolist(), first, last) for rows, first, last in found] == [
-        ([0, 1, 2], 0, 1),
-        ([0, 1], 1, 3),
-    ]
-
-
-@settings(max_examples=200, deadline=None)
-@given(
-    tables=st.lists(st.lists(st.integers(0, 1), min_size=6, max_size=6), min_size=1, max_size=7),
-    data=st.data(),
-)
-def test_segments_cover_equal_whole_pages_once(
-    tables: list[list[int]], data: st.DataObject
-) -> None:
-    table = np.array(tables, dtype=np.int32)
-    whole = np.array([data.draw(st.integers(0, 6)) for _ in tables])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(step_plan, "MIN_SAVED_KEYS", 3)
-        found = shared_prefixes(table, whole, page_size=1)
-    reached = [0] * len(tables)
-    for rows, first, last in found:
-        assert len(rows) >= 2
-        assert (len(rows) - 1) * (last - first) >= 3
-        for row in rows.tolist():
-            assert reached[row] == first
-            assert last <= whole[row]
-            assert tables[row][first:last] == tables[int(rows[0])][first:last]
-            reached[row] = last
+def test_a_level_may_not_hold_a_new_key() -> None:
+    batch = make_batch([(7, 1), (7, 1)], [[1, 2], [1, 2]], 4)
+    with pytest.raises(AssertionError, match="a level holds a row's new key"):
+        plan_attention(replace(batch, cascade=Cascade((Level(0, 2, 0, 2),))), 4)
 
 
 @settings(max_examples=200, deadline=None)
@@ -102,13 +90,3 @@ def test_scratch_grows_geometrically_and_is_reused() -> None:
     assert grown.untyped_storage().nbytes() == 24 * 4
     assert scratch.take("a", (24,), torch.float32).data_ptr() == grown.data_ptr()
     assert scratch.take("a", (2,), torch.bfloat16).dtype == torch.bfloat16
-
-
-def test_a_rows_own_key_is_never_left_to_a_segment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every bucket row has a key at least: the row's newest, even where it ends a page."""
-    monkeypatch.setattr(step_plan, "MIN_SAVED_KEYS", 1)
-    plan = plan_attention(make_batch([(11, 1), (11, 1)], [[1, 2, 3], [1, 2, 3]], 4), 4)
-    (segment,) = plan.segments
-    assert segment.keys.length == 8
-    (bucket,) = plan.buckets
-    assert bucket.length == 4

@@ -8,10 +8,19 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from radixserve.attention import torch_backend
+from radixserve.attention import product, torch_backend
 from radixserve.attention.base import AttentionShape
 from radixserve.attention.torch_backend import TorchAttention
-from tests.attention.ragged import RaggedCase, allocate, make_case, oracle, run_case, stored
+from radixserve.cascade import NO_CASCADE
+from tests.attention.ragged import (
+    RaggedCase,
+    allocate,
+    cascade_of,
+    make_case,
+    oracle,
+    run_case,
+    stored,
+)
 
 PAGE_SIZES = (1, 3, 16, 64)
 GROUPS = (1, 2, 3, 8)
@@ -34,11 +43,13 @@ def mixed_case(
     """Decodes of many lengths, some behind a long common prefix, and chunks of all kinds."""
     rows = [(0, 1), (5, 1), (700, 1), (655, 1), (900, 1), (640, 3), (0, 7), (130, 40), (17, 1)]
     rows += [(33, 2), (1300, 1), (1200, 1)]
-    common = 576 // shape.page_size
-    shared = [0, 0, common, common, common, common, 0, 2, 0, 3, common, 0]
+    common, longer = 576 // shape.page_size, 624 // shape.page_size
+    shared = [0, 0, common, longer, longer, common, 0, 2, 0, 3, common, 0]
     rng = np.random.default_rng(seed)
     tables, num_pages = allocate(rows, shared, shape.page_size, rng, contiguous=contiguous)
-    return make_case(shape, rows, tables, num_pages, seed=seed, spread=spread)
+    cascade = cascade_of(rows, tables, shape.page_size)
+    assert len(cascade.levels) >= (3 if shape.page_size < 64 else 1)
+    return make_case(shape, rows, tables, num_pages, seed=seed, spread=spread, cascade=cascade)
 
 
 def relative_error(out: torch.Tensor, expected: torch.Tensor) -> torch.Tensor:
@@ -67,18 +78,40 @@ def ragged_cases(draw: st.DrawFn) -> RaggedCase:
         np.random.default_rng(seed),
         contiguous=draw(st.booleans()),
     )
-    return make_case(shape, rows, tables, num_pages, seed=seed)
+    is_shared = draw(st.booleans())
+    cascade = cascade_of(rows, tables, shape.page_size) if is_shared else NO_CASCADE
+    return make_case(shape, rows, tables, num_pages, seed=seed, cascade=cascade)
 
 
 @settings(max_examples=150, deadline=None)
-@given(case=ragged_cases(), scores=st.sampled_from((1, 1 << 21)))
-def test_any_ragged_batch_means_what_the_reference_means(case: RaggedCase, scores: int) -> None:
+@given(case=ragged_cases(), scores=st.sampled_from((1, 1 << 21)), fused=st.sampled_from((0, 12)))
+def test_any_ragged_batch_means_what_the_reference_means(
+    case: RaggedCase, scores: int, fused: int
+) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        # Blocks of the smallest size as well as of the usual one; segments even where short.
-        patch.setattr(torch_backend, "MAX_SCORES", scores)
-        patch.setattr("radixserve.attention.step_plan.MIN_SAVED_KEYS", 8)
+        # Blocks of the smallest size as well as of the usual one; levels either way.
+        patch.setattr(product, "MAX_SCORES", scores)
+        patch.setattr(torch_backend, "MAX_FUSED_QUERIES", fused)
         patch.setattr("radixserve.attention.step_plan.FREE_PADDING_KEYS", 4)
         assert relative_error(run_case(case), oracle(case)).max() < 3e-6
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    case=ragged_cases(),
+    scores=st.sampled_from((1, 1 << 21)),
+    guessed=st.sampled_from((0, 1 << 30)),
+    fused=st.sampled_from((0, 12)),
+)
+def test_any_ragged_batch_in_bfloat16(
+    case: RaggedCase, scores: int, guessed: int, fused: int
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(product, "MAX_SCORES", scores)
+        patch.setattr(product, "MIN_GUESSED_SCORES", guessed)
+        patch.setattr(torch_backend, "MAX_FUSED_QUERIES", fused)
+        error = relative_error(run_case(case, torch.bfloat16), oracle(case, torch.bfloat16))
+    assert error.max() < 1e-2
 
 
 @pytest.mark.parametrize("page_size", PAGE_SIZES)
@@ -114,8 +147,14 @@ def torch_error(case: RaggedCase) -> torch.Tensor:
 
 @pytest.mark.parametrize("head_dim", [64, 80])
 @pytest.mark.parametrize("spread", [1.0, 6.0])
-def test_bfloat16_errs_at_most_twice_as_much_as_torch(head_dim: int, spread: float) -> None:
+@pytest.mark.parametrize("guessed", [0, 1 << 30])
+def test_bfloat16_errs_at_most_twice_as_much_as_torch(
+    head_dim: int, spread: float, guessed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """``spread`` makes for peaked weights, where rounded scores would hurt."""
+    monkeypatch.setattr(product, "MIN_GUESSED_SCORES", guessed)
+    # Else the fused attention's errors would be compared with themselves.
+    monkeypatch.setattr(torch_backend, "MAX_FUSED_QUERIES", 0)
     case = mixed_case(shape_of(3, head_dim, 16), spread=spread)
     error, limit = relative_error(run_case(case, torch.bfloat16), oracle(case, torch.bfloat16)), 2.0
     baseline = torch_error(case)
@@ -128,7 +167,8 @@ def test_a_row_alone_and_in_company(dtype: torch.dtype) -> None:
     shape = shape_of(2, 64, 16)
     rows = [(700, 1), (690, 1), (650, 1), (20, 9), (640, 30)]
     tables, num_pages = allocate(rows, [40, 40, 40, 0, 40], 16, np.random.default_rng(1))
-    together = run_case(make_case(shape, rows, tables, num_pages), dtype)
+    cascade = cascade_of(rows, tables, 16)
+    together = run_case(make_case(shape, rows, tables, num_pages, cascade=cascade), dtype)
     whole = make_case(shape, rows, tables, num_pages)
     first = 0
     for row, (start, count) in enumerate(rows):
@@ -181,3 +221,38 @@ def test_plan_serves_every_layer() -> None:
         return attention.forward(case.query, *stored(case, torch.float32), case.batch, plan)
 
     assert torch.equal(layer(), layer())
+
+
+@pytest.mark.parametrize("boost", [90.0, -90.0])
+@pytest.mark.parametrize("is_shared", [False, True])
+def test_a_poor_guess_is_seen(
+    boost: float, is_shared: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One key's score is far off all others'; whether or not it is among the sampled ones, and
+    whether or not a query sees it, the result is right."""
+    monkeypatch.setattr(product, "MIN_GUESSED_SCORES", 0)
+    monkeypatch.setattr(torch_backend, "MAX_FUSED_QUERIES", 0)
+    shape = shape_of(2, 16, 16)
+    rows = [(200, 60), (200, 60)] if is_shared else [(0, 260)]
+    tables, num_pages = allocate(rows, [12] * len(rows), 16, np.random.default_rng(3))
+    cascade = cascade_of(rows, tables, 16)
+    case = make_case(shape, rows, tables, num_pages, cascade=cascade)
+    case.query[..., 0] = 20.0
+    case.key[..., 0] = case.keys[..., 0] = 0.0
+    for position in (100, 151):
+        page, offset = tables[0][position // 16], position % 16
+        if rows[0][0] > position:
+            case.keys[page, offset, :, 0] = boost / 5
+        else:
+            case.key[position, :, 0] = boost / 5
+    out = run_case(case, torch.bfloat16)
+    assert relative_error(out, oracle(case, torch.bfloat16)).max() < 1e-2
+
+
+def test_without_onednn_nothing_is_guessed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(product, "_can_fuse_sigmoid", lambda: False)
+    monkeypatch.setattr(product, "MIN_GUESSED_SCORES", 0)
+    monkeypatch.setattr(product.ProductAttention, "_guessed", None)
+    case = mixed_case(shape_of(3, 64, 16))
+    error = relative_error(run_case(case, torch.bfloat16), oracle(case, torch.bfloat16))
+    assert error.max() < 1e-2

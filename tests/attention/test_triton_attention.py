@@ -13,11 +13,14 @@ from radixserve.attention.base import AttentionShape, ForwardBatch
 from radixserve.attention.gather_backend import GatherAttention
 from radixserve.attention.registry import make_attention
 from radixserve.attention.torch_backend import TorchAttention
-from radixserve.attention.triton_backend import TritonAttention, TritonPlan
+from radixserve.attention.triton_backend import TritonAttention, TritonPlan, cascade_costs
+from radixserve.cascade import Cascade, Level
 from radixserve.device.transfer import HostTransfer, make_transfer
 from radixserve.errors import ConfigError
 from radixserve_kernels import target
-from radixserve_kernels.paged_attention import work
+from radixserve_kernels.paged_attention import waves
+from radixserve_kernels.paged_attention.items import tile_shape
+from radixserve_kernels.paged_attention.work import Work, plan_work
 from tests.attention.ragged import RaggedCase, allocate, make_case, oracle, stored
 
 SHAPE = AttentionShape(num_heads=4, num_kv_heads=2, head_dim=32, scale=0.2, page_size=16)
@@ -27,11 +30,22 @@ DEVICE = torch.device("cpu" if target.INTERPRETED else "cuda")
 class DeviceCase:
     """A ragged case on the device."""
 
-    def __init__(self, rows: list[tuple[int, int]], *, seed: int = 0) -> None:
-        """``rows`` are (cached tokens, new tokens)."""
+    def __init__(
+        self,
+        rows: list[tuple[int, int]],
+        levels: tuple[Level, ...] = (),
+        *,
+        shared_pages: int = 4,
+        seed: int = 0,
+    ) -> None:
+        """``rows`` are (cached tokens, new tokens); they share their first pages."""
         tables, num_pages = allocate(
-            rows, [4] * len(rows), SHAPE.page_size, np.random.default_rng(seed)
+            rows, [shared_pages] * len(rows), SHAPE.page_size, np.random.default_rng(seed)
         )
+        for level in levels:
+            pages = slice(level.first_page, level.end_page)
+            for row in range(level.first_row, level.end_row):
+                tables[row][pages] = tables[level.first_row][pages]
         self.host: RaggedCase = make_case(SHAPE, rows, tables, num_pages, seed=seed)
         batch = self.host.batch
         self.batch: ForwardBatch = replace(
@@ -39,6 +53,7 @@ class DeviceCase:
             query_start=batch.query_start.to(DEVICE),
             context_lens=batch.context_lens.to(DEVICE),
             page_table=batch.page_table.to(DEVICE),
+            cascade=Cascade(levels),
         )
         self.query = self.host.query.to(DEVICE)
         self.keys, self.values = (tensor.to(DEVICE) for tensor in stored(self.host, torch.float32))
@@ -101,8 +116,9 @@ def test_a_step_of_no_row() -> None:
 def addresses(plan: TritonPlan) -> list[int]:
     (wave,) = plan.waves
     assert plan.out is not None
-    tensors = (wave.counts, wave.short_items, wave.merges, wave.partials, wave.partial_lse)
-    return [tensor.data_ptr() for tensor in (*tensors, plan.out)]
+    tensors = (wave.counts, wave.short_items, wave.tall_items, wave.merges, wave.first_slots)
+    room = (wave.partials, wave.partial_lse)
+    return [tensor.data_ptr() for tensor in (*tensors, *room, plan.out)]
 
 
 def test_a_static_plan_serves_any_decode_step() -> None:
@@ -122,6 +138,105 @@ def test_a_static_plan_serves_any_decode_step() -> None:
         torch.testing.assert_close(out[: len(rows)], case.expected())
         assert torch.equal(out[: len(rows)], expected)
     assert addresses(static) == before
+
+
+# Rows 0 to 9 share 20 pages, of which a split is 16; rows 2 and 3 share 34; rows 10 and 11, 32.
+DECODE_ROWS = [
+    (330, 1), (320, 1), (560, 1), (545, 1), *((340 + 5 * row, 1) for row in range(6)),
+    (600, 1), (515, 1), (40, 1),
+]  # fmt: skip
+LEVELS = (Level(0, 10, 0, 20), Level(2, 4, 20, 34), Level(10, 12, 0, 32))
+
+
+def test_what_rows_share_is_read_once() -> None:
+    attention = make()
+    case = DeviceCase(DECODE_ROWS, LEVELS)
+    plan = attention.plan(case.batch)
+    (wave,) = plan.waves
+    # Group 2: ten rows are 20 packed rows, two are 4.
+    assert wave.counts.tolist() == [1 + 2 + sum(length // 256 for length in own_keys()), 1, 12]
+    torch.testing.assert_close(case.attend(attention, plan), case.expected())
+    alone = attention.plan(replace(case.batch, cascade=Cascade(())))
+    assert not alone.waves[0].has_levels
+    assert len(alone.waves[0].short_items) > len(wave.short_items)
+    torch.testing.assert_close(case.attend(attention, alone), case.attend(attention, plan))
+
+
+def test_what_rows_of_a_mixed_step_share_is_read_once() -> None:
+    attention = make()
+    rows = [(300, 1), (290, 3), (280, 40), (400, 1), (270, 2), (5, 9)]
+    case = DeviceCase(rows, (Level(0, 5, 0, 16),))
+    plan = attention.plan(case.batch)
+    assert plan.waves[0].has_levels
+    torch.testing.assert_close(case.attend(attention, plan), case.expected())
+
+
+def test_a_level_in_waves(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Room for the two partial results of each of three rows.
+    monkeypatch.setattr(triton_backend, "ROOM_BYTES", 0)
+    monkeypatch.setattr(triton_backend, "MAX_ROW_PARTIALS", 6)
+    monkeypatch.setattr(waves, "MAX_ROW_PARTIALS", 6)
+    attention = make()
+    case = DeviceCase([(300, 1)] * 4, (Level(0, 4, 0, 16),))
+    plan = attention.plan(case.batch)
+    assert [wave.has_levels for wave in plan.waves] == [True, False]
+    torch.testing.assert_close(case.attend(attention, plan), case.expected())
+
+
+def test_a_static_plan_serves_steps_with_levels_and_without() -> None:
+    attention = make()
+    static = attention.static_plan(len(DECODE_ROWS) + 1, torch.float32)
+    before = addresses(static)
+    for rows, levels in (
+        (DECODE_ROWS, LEVELS),
+        ([(300, 1), (5, 1)], ()),
+        ([(330, 1)] * 3, (Level(0, 3, 0, 20),)),
+    ):
+        case = DeviceCase(rows, levels)
+        plan = attention.plan(case.batch)
+        assert attention.load_plan(static, plan)
+        expected = case.attend(attention, plan)
+        case.query = torch.cat([case.query, torch.full_like(case.query[:1], torch.nan)])
+        out = case.attend(attention, static)
+        assert out.isfinite().all()
+        assert torch.equal(out[: len(rows)], expected)
+        torch.testing.assert_close(expected, case.expected())
+    assert addresses(static) == before
+
+
+def test_recordings_of_few_rows_launch_no_tall_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    attention = make()
+    static = attention.static_plan(12, torch.float32)
+    launched = []
+    monkeypatch.setattr(
+        triton_backend,
+        "launch_attention",
+        lambda *arguments: launched.append(len(arguments[5].tall_items)),
+    )
+    # 8 tokens of 2 heads fill a short tile.
+    for num_rows in (1, 8, 9, 12):
+        case = DeviceCase([(5, 1)] * num_rows)
+        case.attend(attention, static)
+    assert launched[:2] == [0, 0]
+    assert launched[2] == launched[3] > 0
+    assert len(attention.static_plan(8, torch.float32).waves[0].tall_items) == 0
+
+
+def test_a_level_pays_by_the_bytes_that_it_spares() -> None:
+    costs = cascade_costs(SHAPE)
+    assert make().cascade_costs == costs
+    # A partial result, written and read: 2 * 4 * 4 heads * 33, against 2 * 2 * 2 heads * 32.
+    assert costs.token_keys == 128 + 1_056 / 256
+    assert costs.level_keys == 256
+    assert cascade_costs(replace(SHAPE, num_heads=128)).level_keys == 512
+
+
+def own_keys() -> list[int]:
+    """How far each of ``DECODE_ROWS`` goes on behind its levels."""
+    shared = [256, 256, 512, 512, *([256] * 6), 512, 512, 0]
+    return [
+        cached + 1 - begin + 255 for (cached, _), begin in zip(DECODE_ROWS, shared, strict=True)
+    ]
 
 
 def test_an_empty_static_plan_touches_nothing() -> None:
@@ -151,9 +266,9 @@ def test_a_plan_that_does_not_fit_is_refused_whole(monkeypatch: pytest.MonkeyPat
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
 
 
-def plan_work_of(num_keys: int) -> work.Work:
+def plan_work_of(num_keys: int) -> Work:
     starts, lengths = np.array([0, 1], dtype=np.int32), np.array([num_keys], dtype=np.int32)
-    return work.plan_work(starts, lengths, work.tile_shape(2))
+    return plan_work(starts, lengths, tile_shape(2))
 
 
 def test_a_static_plan_has_room_for_the_longest_contexts() -> None:

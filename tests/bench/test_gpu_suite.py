@@ -75,6 +75,7 @@ def test_a_red_gate_takes_its_shares_away_and_no_others(tmp_path: Path) -> None:
     assert all(row["share of copy"] is None for row in found["attention"]["decode"])
     assert found["target_prefill_share"] > 0
     assert found["attention"]["verify"][0]["share of copy"] > 0
+    assert found["target_shared_ratio"] == found["attention"]["shared"][0]["times"] > 0
     red = {gate["name"] for gate in kernels["gates"] if not gate["green"]}
     assert red == {row["case"] for row in found["attention"]["decode"]}
     # Its gate would have been green: what made it red is said.
@@ -309,14 +310,16 @@ def test_calls_add_up_in_one_file(tmp_path: Path) -> None:
 def test_targets_are_met_missed_or_unmeasured() -> None:
     rows = targets.table(
         {
-            "kernels": report(target_decode_share=0.9, target_prefill_share=0.7),
+            "kernels": report(
+                target_decode_share=0.9, target_prefill_share=0.7, target_shared_ratio=8.1
+            ),
             "engine:qwen3-8b": report(
                 "red", target_batch_64_share=None, target_batch_1_share=0.8, target_idle_share=0.02
             ),
             "peers": report(dry_run=True, target_ratio=9.0),
         }
     )
-    assert [row["met"] for row in rows] == [True, False, None, True, True, None]
+    assert [row["met"] for row in rows] == [True, False, None, True, True, None, True, None]
     assert rows[2]["why"] == "not reached, or its gate is red: see part engine:qwen3-8b"
     assert rows[3]["why"] == "another gate of part engine:qwen3-8b is not green"
     assert rows[5]["why"] == "a dry run measures nothing"

@@ -12,8 +12,8 @@ class FailingPool(PagePool):
         super().__init__(num_pages)
         self.fails = False
 
-    def allocate(self, num_pages: int) -> PageArray:
+    def allocate(self, num_pages: int, after: int | None = None) -> PageArray:
         if self.fails:
             self.fails = False
             raise OutOfPagesError("injected")
-        return super().allocate(num_pages)
+        return super().allocate(num_pages, after)

@@ -140,6 +140,14 @@ async def test_banner_says_what_is_served_and_what_to_try() -> None:
     assert '"model": "it\'s"' in shown.stdout
 
 
+async def test_banner_tells_of_quantised_weights() -> None:
+    info = FakeEngine().info
+    config = ServerConfig(model="m")
+    assert "cpu, float32, torch attention" in banner(info, config, "http://h:1", None)
+    text = banner(replace(info, quantization="int8"), config, "http://h:1", None)
+    assert "cpu, float32 with int8 weights, torch attention" in text
+
+
 async def test_banner_tells_of_tiers() -> None:
     info = replace(FakeEngine().info, num_host_pages=2048, cache_dir="/kept/here")
     assert info.kv_cache_bytes == 2**30

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +17,8 @@ from radixserve_kernels.paged_attention.cases import (
     Inputs,
     make_inputs,
 )
-from radixserve_kernels.paged_attention.launch import DeviceWork, paged_attention
+from radixserve_kernels.paged_attention.device_work import DeviceWork
+from radixserve_kernels.paged_attention.launch import paged_attention
 from radixserve_kernels.paged_attention.reference import paged_attention_reference
 from radixserve_kernels.paged_attention.tuning import head_parts
 from tests.kernels.judging import DEVICE, assert_as_close_as_torch, assert_same_bits
@@ -158,6 +160,59 @@ def test_only_as_much_work_as_is_counted_is_done() -> None:
     assert attend(inputs, idle).isnan().all()
 
 
+LEVELS = Case(
+    "levels",
+    (*((1, 530 + 7 * row) for row in range(9)), (1, 30), *((2, 300) for _ in range(3)), (20, 280)),
+    num_heads=2,
+    num_kv_heads=1,
+    dtype=torch.float32,
+    levels=((0, 9, 0, 272), (5, 9, 272, 528), (6, 8, 528, 544), (10, 14, 0, 256)),
+)
+
+
+def test_reading_levels_changes_rounding_only() -> None:
+    """The same keys meet in a partial result; only their tile's other rows differ."""
+    inputs = make_inputs(LEVELS, DEVICE)
+    shared, alone = inputs.work(), inputs.work(by_levels=False)
+    assert shared.has_levels
+    assert len(shared.tall_items) > len(alone.tall_items)
+    assert len(shared.short_items) < len(alone.short_items)
+    assert len(shared.partials) == len(alone.partials)
+    ours, theirs = attend(inputs, shared), attend(inputs, alone)
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+    # Who reads no level: to the bit.
+    assert_same_bits(ours[9:10], theirs[9:10])
+    assert_same_bits(ours[16:], theirs[16:])
+
+
+def test_a_static_plan_goes_through_tall_items_as_through_short_ones() -> None:
+    inputs = make_inputs(LEVELS, DEVICE)
+    work = inputs.work()
+
+    def longer(tensor: torch.Tensor) -> torch.Tensor:
+        rubbish = torch.full((40, tensor.shape[1]), -(2**31), dtype=torch.int32, device=DEVICE)
+        return torch.cat([tensor, rubbish])
+
+    static = replace(
+        work,
+        short_items=longer(work.short_items),
+        tall_items=longer(work.tall_items),
+        merges=longer(work.merges),
+        is_static=True,
+    )
+    assert_same_bits(attend(inputs, static), attend(inputs, work))
+    idle = replace(static, counts=torch.zeros_like(static.counts))
+    assert attend(inputs, idle).isnan().all()
+
+
+def test_a_window_and_levels_do_not_go_together() -> None:
+    rows, levels = ((1, 300), (1, 300)), ((0, 2, 0, 256),)
+    inputs = make_inputs(Case("window", rows, levels=levels, window=100), DEVICE)
+    with pytest.raises(ValueError, match="expected work without levels for attention with a"):
+        attend(inputs)
+    assert attend(inputs, inputs.work(by_levels=False)).isfinite().all()
+
+
 def test_the_split_length_changes_rounding_only() -> None:
     inputs = make_inputs(Case("decode", ((1, 1_100),), dtype=torch.float32), DEVICE)
     longer = attend(inputs, inputs.work(split_tokens=1_024))
@@ -225,10 +280,11 @@ def test_refuses_what_does_not_fit(changes: dict[str, object], message: str) -> 
 def test_refuses_work_of_another_shape() -> None:
     inputs = make_inputs(Case("decode", ((1, 300),)), DEVICE)
     work = inputs.work()
-    wrong = {
+    wrong: dict[str, Any] = {
         "counts": work.counts[:2],
         "short_items": work.short_items.long(),
         "merges": work.merges[:, :3],
+        "first_slots": work.first_slots[:0],
         "partials": work.partials[:, :1],
         "partial_lse": work.partial_lse[1:],
     }

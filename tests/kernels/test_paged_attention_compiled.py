@@ -35,6 +35,8 @@ class Variant:
     has_window: bool = False
     choice: int = 0
     """Which of ``launch_configs`` that fit."""
+    is_static: bool = False
+    """Whether programs step through tall items, as in a static plan."""
 
     @property
     def is_main(self) -> bool:
@@ -46,6 +48,8 @@ VARIANTS = (
     Variant(90, "bf16", 128, 16, is_tall=False),
     Variant(90, "bf16", 128, 16, is_tall=True),
     Variant(90, "bf16", 128, 16, is_tall=True, choice=2),
+    Variant(90, "bf16", 128, 16, is_tall=True, is_static=True),
+    Variant(80, "bf16", 128, 16, is_tall=True, is_static=True),
     Variant(90, "bf16", 80, 16, is_tall=False),
     Variant(90, "fp16", 192, 256, is_tall=True, has_soft_cap=True, has_window=True),
     Variant(90, "fp32", 128, 16, is_tall=True),
@@ -104,12 +108,12 @@ def main() -> None:
 
 
 def compile_attention(variant: Variant) -> dict[str, int]:
+    from radixserve_kernels.paged_attention.items import tile_shape  # noqa: PLC0415
     from radixserve_kernels.paged_attention.kernel import attention_kernel  # noqa: PLC0415
     from radixserve_kernels.paged_attention.tuning import (  # noqa: PLC0415
         head_parts,
         launch_configs,
     )
-    from radixserve_kernels.paged_attention.work import tile_shape  # noqa: PLC0415
 
     element_bytes = 4 if variant.dtype == "fp32" else 2
     config = [
@@ -121,7 +125,7 @@ def compile_attention(variant: Variant) -> dict[str, int]:
     tiles = tile_shape(4)
     constants = {
         "COUNT_INDEX": 0,
-        "PERSISTENT": not variant.is_tall,
+        "PERSISTENT": variant.is_static or not variant.is_tall,
         "NUM_KV_HEADS": 8,
         "GROUP": tiles.group,
         "PAGE_SIZE": variant.page_size,
@@ -135,7 +139,7 @@ def compile_attention(variant: Variant) -> dict[str, int]:
     }
     types = {
         **dict.fromkeys(("query", "keys", "values", "out"), f"*{variant.dtype}"),
-        **dict.fromkeys(("page_table", "items", "counts"), "*i32"),
+        **dict.fromkeys(("page_table", "items", "counts", "first_slots"), "*i32"),
         **dict.fromkeys(("partials", "partial_lse"), "*fp32"),
         **dict.fromkeys(("scale", "soft_cap"), "fp32"),
     }

@@ -6,11 +6,13 @@ import pytest
 import torch
 
 from radixserve_kernels.paged_attention.cases import HEAD_DIMS, Case, make_inputs
+from radixserve_kernels.paged_attention.items import TALL_ROWS, tile_shape
 from radixserve_kernels.paged_attention.launch import (
     launch_attention,
     paged_attention,
     prepare_attention,
 )
+from radixserve_kernels.paged_attention.splits import ALIGNMENT
 from radixserve_kernels.paged_attention.tuning import (
     MOST_REGISTERS,
     LaunchConfig,
@@ -18,7 +20,6 @@ from radixserve_kernels.paged_attention.tuning import (
     launch_configs,
     merge_programs,
 )
-from radixserve_kernels.paged_attention.work import ALIGNMENT, TALL_ROWS, tile_shape
 from radixserve_kernels.target import Processors, processors, resident_programs
 from tests.kernels.judging import DEVICE, assert_same_bits
 

@@ -20,9 +20,9 @@ def checkpoint(tmp_path: Path) -> Path:
     return make_checkpoint("llama", tmp_path / "llama")
 
 
-def of(directory: Path, *, dtype: str = "float32", page_size: int = 16) -> bytes:
+def of(directory: Path, *, dtype: str = "float32", page_size: int = 16, **more: Any) -> bytes:
     config = ModelConfig.from_dir(directory)
-    return fingerprint(directory, config, dtype=dtype, page_size=page_size, progress=False)
+    return fingerprint(directory, config, dtype=dtype, page_size=page_size, progress=False, **more)
 
 
 def change_config(directory: Path, **fields: Any) -> None:
@@ -56,6 +56,11 @@ def test_dtype_and_page_size(checkpoint: Path) -> None:
         for page_size in (8, 16)
     }
     assert len(found) == 6
+
+
+def test_quantisations_share_nothing_with_each_other_or_with_none(checkpoint: Path) -> None:
+    assert len({of(checkpoint, quantization=name) for name in ("none", "int8", "int4")}) == 3
+    assert of(checkpoint, quantization="none") == of(checkpoint)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import torch
 
 from radixserve.attention.base import AttentionShape, ForwardBatch, GraphAttention
 from radixserve.attention.registry import make_attention
+from radixserve.cascade import NO_CASCADE, Cascade, Level
 from radixserve.device.transfer import Transfer, make_transfer
 from radixserve.model.causal_lm import CausalLM, KVTensors
 from radixserve.model.config import ModelConfig
@@ -64,15 +65,26 @@ class Rig:
             rows.append(BatchRow(token_ids, length - 1, 1, pages, wants_logits=True))
         return BatchBuilder(PAGE_SIZE, self.transfer).build(rows).batch
 
+    def shared_batch(self, contexts: list[int], cascade: Cascade) -> ForwardBatch:
+        """A decode step whose rows begin with the same 16 pages, and end with one of their own."""
+        rows = []
+        for number, length in enumerate(contexts):
+            token_ids = np.full(length, number, dtype=np.int32)
+            pages = np.array([*range(NUM_PAGES - 16, NUM_PAGES), number], dtype=np.int32)
+            rows.append(BatchRow(token_ids, length - 1, 1, pages, wants_logits=True))
+        return BatchBuilder(PAGE_SIZE, self.transfer).build(rows, cascade).batch
+
     def eager(self, batch: ForwardBatch, kv: KVTensors) -> torch.Tensor:
         plan = self.attention.plan(batch)
         return self.model.hidden(batch, kv, self.attention, self.ops, plan)
 
-    def record(self, kv: KVTensors, sizes: list[int], recorder: Recorder) -> DecodeGraphs:
+    def record(
+        self, kv: KVTensors, sizes: list[int], recorder: Recorder, *, max_pages: int = MAX_PAGES
+    ) -> DecodeGraphs:
         graphs = DecodeGraphs(
             self.attention,
             max_rows=max(sizes),
-            max_pages=MAX_PAGES,
+            max_pages=max_pages,
             dtype=self.model.dtype,
             device=DEVICE,
         )
@@ -105,6 +117,32 @@ def test_a_recording_is_the_step(model: CausalLM) -> None:
         for ours, theirs in zip(kv, expected_kv, strict=True):
             torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
     assert recorder.runs == [1, 2, 4, 1, 4, 2]
+
+
+@torch.inference_mode()
+def test_a_recording_reads_levels_once_or_not_as_the_step_says(model: CausalLM) -> None:
+    """The step's work is what changes, not the recording. Nine rows share a tall tile, two a
+    short one."""
+    rig, recorder = Rig(model), RunAgain()
+    kv = rig.kv()
+    graphs = rig.record(kv, [2, 10], recorder, max_pages=17)
+    contexts = [257 + row for row in range(9)]
+    for cascade, num_rows in (
+        (Cascade((Level(0, 9, 0, 16),)), 9),
+        (NO_CASCADE, 1),
+        (Cascade((Level(0, 2, 0, 16),)), 2),
+    ):
+        batch = rig.shared_batch(contexts[:num_rows], cascade)
+        plan = rig.attention.plan(batch)
+        assert plan.waves[0].has_levels == (cascade is not NO_CASCADE)
+        alone = rig.shared_batch(contexts[:num_rows], NO_CASCADE)
+        for (keys, values), layer in zip(kv, rig.before, strict=True):
+            keys.copy_(layer[0])
+            values.copy_(layer[1])
+        hidden = graphs.run(batch, plan)
+        assert hidden is not None
+        torch.testing.assert_close(hidden, rig.eager(alone, rig.kv()), rtol=1e-4, atol=1e-4)
+    assert recorder.runs == [10, 2, 2]
 
 
 @torch.inference_mode()

@@ -196,3 +196,25 @@ def test_freezing_is_greedy(temperature: float, top_k: int) -> None:
 
 def test_nothing_to_do() -> None:
     assert sample(VOCAB, logits_of(1)[:0], []) == []
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_greedy_in_two_bytes_where_their_bits_mislead(dtype: torch.dtype) -> None:
+    """No logit above zero, zeros of both signs, infinities, and NaN of both signs."""
+    negative = logits_of(1).abs().neg().sub(1.0)
+    logits = negative.repeat(8, 1).to(dtype)
+    logits[1, [40, 30]] = torch.tensor([0.0, -0.0], dtype=dtype)
+    logits[2, [70, 60]] = 5.0
+    logits[3, :] = -torch.inf
+    logits[3, 99] = -3.0
+    logits[4, 10] = torch.inf
+    logits[5, [10, 20]] = torch.tensor([4.0, torch.nan], dtype=dtype)
+    # The NaN that processors make by default has its sign set.
+    signed = torch.tensor([-1], dtype=torch.int16).view(dtype)
+    assert signed.isnan().all()
+    logits[6, 20], logits[6, 10] = signed[0], 4.0
+    logits[7, :] = -torch.inf
+    sampled = sample(VOCAB, logits, [make_row(n, temperature=0) for n in range(8)])
+    assert [token and token.token_id for token in sampled[4:]] == [None] * 4
+    lowest = int((logits[0] == logits[0].max()).nonzero()[0])
+    assert ids(sampled[:4]) == [lowest, 30, 60, 99]

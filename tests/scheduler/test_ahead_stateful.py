@@ -14,6 +14,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from radixserve.cascade import CascadeCosts
 from radixserve.ids import RequestId
 from radixserve.tiers.page_names import PageKey
 from tests.support.simulation import Fault, Pace, Simulation, oracle, written
@@ -39,6 +40,7 @@ class Ahead(RuleBasedStateMachine):
         num_slots=st.sampled_from([0, 1, 4, 6, 30]),
         has_disk=st.sampled_from([True, True, False]),
         has_files=st.booleans(),
+        cascade_costs=st.sampled_from([CascadeCosts(0, 0), CascadeCosts(0, 0.5), None]),
     )
     def begin(
         self,
@@ -53,6 +55,7 @@ class Ahead(RuleBasedStateMachine):
         num_slots: int,
         has_disk: bool,
         has_files: bool,
+        cascade_costs: CascadeCosts | None,
     ) -> None:
         num_slots *= enable_prefix_cache
         self.sim = Simulation(
@@ -67,6 +70,7 @@ class Ahead(RuleBasedStateMachine):
             num_slots=num_slots,
             has_disk=has_disk and num_slots > 0,
             files=dict(_files(page_size)) if has_files else None,
+            cascade_costs=cascade_costs,
         )
         self.enable_prefix_cache = enable_prefix_cache
         self.wanted: dict[str, tuple[list[int], int, int, frozenset[int]]] = {}

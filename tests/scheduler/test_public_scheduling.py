@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from radixserve.cache.public_prefixes import PublicPrefixes
+from radixserve.cascade import CascadeCosts
 from radixserve.scheduler.producers import Producers, Production
 from tests.scheduler.requests import make_request
 from tests.scheduler.test_cache_reports import Reporting, report
@@ -106,6 +107,7 @@ def test_random_lives_under_public_prompts(
         max_running=max_running,
         max_batch_tokens=max_running + rng.randrange(20),
         max_overtakes=rng.randrange(4),
+        cascade_costs=CascadeCosts(0, 0),
     )
     stems = [[rng.randrange(1, 4) for _ in range(28)] for _ in range(2)]
 

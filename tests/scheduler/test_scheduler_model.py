@@ -5,6 +5,7 @@ import random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from radixserve.cascade import CascadeCosts
 from radixserve.ids import RequestId
 from tests.support.simulation import Pace, Simulation, oracle, written
 
@@ -48,9 +49,9 @@ def test_random_lives(
     )
 
 
-def test_much_is_loaded_in_such_lives(depth: int) -> None:
-    """Else the test above says nothing of the tiers."""
-    num_host_pages = num_disk_pages = 0
+def test_much_is_loaded_and_shared_in_such_lives(depth: int) -> None:
+    """Else the test above says nothing of the tiers, and nothing of cascades."""
+    num_host_pages = num_disk_pages = num_levels = 0
     for seed in range(30):
         sim = live(
             depth=depth,
@@ -68,8 +69,10 @@ def test_much_is_loaded_in_such_lives(depth: int) -> None:
         below = sim.tiers.info()
         num_host_pages += below.host_loaded_pages
         num_disk_pages += below.disk_loaded_pages
+        num_levels += sim.runner.num_levels
     assert num_host_pages > 50, num_host_pages
     assert num_disk_pages > 100, num_disk_pages
+    assert num_levels > 200, num_levels
 
 
 def live(
@@ -102,6 +105,7 @@ def live(
         num_slots=num_slots,
         has_disk=has_disk and num_slots > 0,
         files=files,
+        cascade_costs=(CascadeCosts(0, 0), CascadeCosts(4, 1), None)[seed % 3],
     )
     wanted: dict[str, tuple[list[int], int, int, str, frozenset[int]]] = {}
     aborted: set[str] = set()

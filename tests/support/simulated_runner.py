@@ -9,6 +9,10 @@ It is a device, too: it runs steps in the order in which they were launched, fro
 their launch, and takes tokens that the host does not know yet from the samples of the steps before.
 How far it lags behind the host is its ``Pace``. Samples are revealed by ``wait`` alone.
 
+What a plan says its rows share (``StepPlan.cascade``) is checked where it is launched: the pages
+are the same ones in all of the rows, none is written in this step, and the levels nest as
+``radixserve/cascade.py`` promises. That their keys were computed before is seen as for any context.
+
 With host slots it performs moves between these and its pages: stores, then loads, before the
 copies. What a step that fails was to load is lost; so is whatever is computed from that, and a row
 that does samples a token that no oracle knows.
@@ -140,6 +144,8 @@ class SimulatedRunner:
         self.num_stored_pages = 0
         self.content = np.full((num_pages, page_size), -1, dtype=np.int64)
         self.num_computed_tokens = 0
+        self.num_levels = 0
+        """Of all cascades launched."""
         self.plans: list[StepPlan] = []
         self.events: list[tuple[str, int]] = []
         """("launch" or "wait", ordinal of the step), in the host's order."""
@@ -160,6 +166,7 @@ class SimulatedRunner:
         fault, self.next_fault = self.next_fault, Fault.NONE
         rows = [self._stage(row) for row in plan.rows]
         self._check_loads(plan)
+        self._check_cascade(plan, rows)
         step = SimulatedStep(self, len(self.plans), rows, plan.copies, plan.moves, fault)
         self._queue.append(step)
         if fault is Fault.LAUNCH:
@@ -219,6 +226,29 @@ class SimulatedRunner:
         assert not sources & set(targets), "a slot is source and target in one step"
         assert len(set(targets)) == len(targets), "two stores into one slot"
         assert len(set(pages)) == len(pages), "two loads into one page"
+
+    def _check_cascade(self, plan: StepPlan, rows: list[_Row]) -> None:
+        size = self.content.shape[1]
+        written = {page for row in rows for page in row.table[row.start // size :].tolist()}
+        written |= {load.page for load in plan.moves.loads} | {copy.target for copy in plan.copies}
+        # Where the levels seen so far end, by row: in pages, and in rows.
+        ends = [0] * len(rows)
+        around = [len(rows)] * len(rows)
+        for level in plan.cascade.levels:
+            assert 0 <= level.first_row < level.end_row - 1 < len(rows), level
+            assert level.first_page < level.end_page, level
+            inside = range(level.first_row, level.end_row)
+            assert {ends[row] for row in inside} == {level.first_page}, "levels that do not adjoin"
+            assert {around[row] >= level.end_row for row in inside} == {True}, "levels that cross"
+            pages = rows[level.first_row].table[level.first_page : level.end_page].tolist()
+            assert len(pages) == level.end_page - level.first_page, "a level beyond the tables"
+            assert not written.intersection(pages), "a level of pages that the step writes"
+            for row in inside:
+                own = rows[row].table[level.first_page : level.end_page].tolist()
+                assert own == pages, f"{level} has other pages in row {row}"
+                assert level.end_page * size <= rows[row].start, "a level with tokens of the step"
+                ends[row], around[row] = level.end_page, level.end_row
+        self.num_levels += len(plan.cascade.levels)
 
     def _move(self, moves: Moves, *, is_lost: bool) -> None:
         for store in moves.stores:

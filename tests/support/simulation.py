@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from radixserve.cache.prefix_cache import PrefixCache
+from radixserve.cascade import CascadeCosts
 from radixserve.ids import Namespace, RequestId
 from radixserve.sampling.params import SamplingParams
 from radixserve.scheduler.plan import StepPlan
@@ -64,6 +65,7 @@ class Simulation:
         num_slots: int = 0,
         has_disk: bool = False,
         files: dict[PageKey, npt.NDArray[np.uint8]] | None = None,
+        cascade_costs: CascadeCosts | None = None,
     ) -> None:
         self.pool = FailingPool(num_pages)
         self.cache = PrefixCache(num_pages, page_size, pool=self.pool)
@@ -92,6 +94,7 @@ class Simulation:
             enable_prefix_cache=enable_prefix_cache,
             max_overtakes=max_overtakes,
             tiers=self.tiers,
+            cascade_costs=cascade_costs,
         )
         self.in_flight: deque[tuple[StepPlan, SimulatedStep]] = deque()
         self.answers: dict[tuple[str, int], list[int]] = {}

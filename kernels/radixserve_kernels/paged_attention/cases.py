@@ -9,8 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from radixserve_kernels.paged_attention.launch import DeviceWork, new_partials
-from radixserve_kernels.paged_attention.work import SPLIT_TOKENS, plan_work, tile_shape
+from radixserve_kernels.paged_attention.device_work import DeviceWork, new_partials
+from radixserve_kernels.paged_attention.items import tile_shape
+from radixserve_kernels.paged_attention.level_work import LEVEL_FIELDS
+from radixserve_kernels.paged_attention.splits import SPLIT_TOKENS
+from radixserve_kernels.paged_attention.work import plan_work
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +30,9 @@ class Case:
     dtype: torch.dtype = torch.bfloat16
     shared_tokens: int = 0
     """Rows whose cached keys reach so far share the whole pages below it."""
+    levels: tuple[tuple[int, int, int, int], ...] = ()
+    """(first row, end row, first key, end key), outer ones first: whole pages that these rows
+    share, and that are read once."""
     soft_cap: float | None = None
     window: int | None = None
 
@@ -82,6 +88,26 @@ CASES = (
     Case("soft cap in float32", _MIXED, soft_cap=50.0, dtype=torch.float32),
     Case("window", _MIXED, window=100, dtype=torch.float16),
     Case("window of 1", ((1, 600), (20, 300)), window=1, head_dim=96),
+    Case("a level of short tiles", ((1, 300), (2, 290), (1, 259)), levels=((0, 3, 0, 256),)),
+    Case(
+        "nested levels, an odd head size",
+        ((1, 700), (1, 600), (5, 900), (1, 300), (1, 40), (1, 530), (2, 520), (1, 300)),
+        head_dim=80,
+        dtype=torch.float32,
+        levels=((0, 4, 0, 256), (0, 3, 256, 512), (5, 8, 0, 272), (5, 7, 272, 512)),
+    ),
+    Case(
+        "a level of two tall tiles",
+        tuple((1, 530 + 3 * row) for row in range(35)),
+        num_kv_heads=1,
+        levels=((0, 35, 0, 528),),
+    ),
+    Case(
+        "a chunk amid a level",
+        ((1, 300), (1, 260), (40, 330), (1, 270), (1, 280), (40, 300), (1, 290)),
+        soft_cap=5.0,
+        levels=((0, 7, 0, 256),),
+    ),
     Case("window and soft cap", _MIXED, window=33, soft_cap=5.0, page_size=64, dtype=torch.float32),
 )
 """Small enough for the interpreter."""
@@ -101,23 +127,25 @@ class Inputs:
     query_start: torch.Tensor
     context_lens: torch.Tensor
 
-    def work(self, split_tokens: int = SPLIT_TOKENS) -> DeviceWork:
-        """The case's work on the device, its room for partial results full of NaN."""
+    def work(self, split_tokens: int = SPLIT_TOKENS, *, by_levels: bool = True) -> DeviceWork:
+        """The case's work on the device, its room for partial results full of NaN.
+
+        Without ``by_levels`` every row reads its own keys, shared or not.
+        """
         case, device = self.case, self.query.device
+        levels = np.array(case.levels if by_levels else (), dtype=np.int32)
         work = plan_work(
             self.query_start.cpu().numpy(),
             self.context_lens.cpu().numpy(),
             tile_shape(case.num_heads // case.num_kv_heads),
             split_tokens,
+            levels.reshape(-1, LEVEL_FIELDS),
         )
-        lengths = [len(work.short_items), len(work.tall_items), len(work.merges)]
         room = new_partials(work.num_partials, case.num_heads, case.head_dim, device)
         return DeviceWork(
-            torch.tensor(lengths, dtype=torch.int32, device=device),
-            torch.from_numpy(work.short_items).to(device),
-            torch.from_numpy(work.tall_items).to(device),
-            torch.from_numpy(work.merges).to(device),
+            *(torch.from_numpy(array).to(device) for array in work.arrays),
             *(tensor.fill_(torch.nan) for tensor in room),
+            has_levels=work.has_levels,
         )
 
 
@@ -176,4 +204,7 @@ def _page_table(
     for row, (need, keep) in enumerate(zip(needed, shared, strict=True)):
         table[row, :keep] = common[:keep]
         table[row, keep:need] = [next(ids) for _ in range(need - keep)]
+    for first_row, end_row, first_key, end_key in case.levels:
+        pages = slice(first_key // case.page_size, end_key // case.page_size)
+        table[first_row:end_row, pages] = table[first_row, pages]
     return table, num_pages

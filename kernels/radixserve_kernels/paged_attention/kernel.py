@@ -12,8 +12,10 @@ and goes through the item's keys with a running maximum (online softmax, Milakov
     s = factor * q k^T     m' = max(m, max s)     p = 2^(s - m')     d = 2^(m - m')
     l = l d + sum p        acc = acc d + p v      at the end: out = acc / l
 
-An item that holds only some of its row's keys writes that quotient in float32, and its log-sum-exp
-``m + log2 l``, to a partial slot; ``merge`` weighs the partials by them (flash-decoding).
+An item that holds only some of its tokens' keys writes that quotient in float32, and its
+log-sum-exp ``m + log2 l``, to a partial slot of each token; ``merge`` weighs the partials by them
+(flash-decoding). Its tokens may be of several rows, if these share the item's keys and all lie
+behind them: the item's "first position" is then its end key, and no key is masked.
 
 Nothing is read but the row's own keys: masked loads yield 0, so a NaN in a stale slot stays there.
 Persistent programs step through as many items as ``counts`` in device memory says, so one captured
@@ -27,11 +29,11 @@ launch serves any number of them. Head sizes are a power of two, or a sum of two
 import triton
 import triton.language as tl
 
-from radixserve_kernels.paged_attention import work
+from radixserve_kernels.paged_attention import items as item_format
 from radixserve_kernels.rounding.kernel import narrow
 from radixserve_kernels.target import INTERPRETED
 
-_ITEM_FIELDS = tl.constexpr(work.ITEM_FIELDS)
+_ITEM_FIELDS = tl.constexpr(item_format.ITEM_FIELDS)
 _WIDEN = tl.constexpr(INTERPRETED)
 _LOG2_E = tl.constexpr(1.4426950408889634)
 
@@ -173,7 +175,7 @@ def _attend_item(
     """One part of an item, and one KV head. Parts run fastest, since they read the same keys; then
     heads, since a key's heads are neighbours."""
     query, keys, values, page_table, items = pointers
-    out, partials, partial_lse = results
+    out, first_slots, partials, partial_lse = results
     query_strides, kv_strides, table_stride, out_strides = strides
     query_token_stride, query_head_stride = query_strides
     page_stride, slot_stride, kv_head_stride = kv_strides
@@ -186,7 +188,7 @@ def _attend_item(
     first_position = tl.load(item + 3)
     first_key = tl.load(item + 4)
     end_key = tl.load(item + 5)
-    first_slot = tl.load(item + 6).to(tl.int64)
+    number = tl.load(item + 6)
 
     packed = tl.arange(0, BLOCK_M)
     if TILE_PARTS > 1:
@@ -254,14 +256,15 @@ def _attend_item(
     divisor = tl.where(total == 0.0, 1.0, total)
     result_low = acc_low / divisor[:, None]
     result_high = acc_high / divisor[:, None]
-    if first_slot < 0:
+    if number < 0:
         to_out = out + first_token * out_token_stride
         to_out += (tokens * out_token_stride + heads * out_head_stride)[:, None]
         tl.store(to_out + low, narrow(result_low, out.dtype.element_ty), mask=is_row[:, None])
         if D_HIGH > 0:
             tl.store(to_out + high, narrow(result_high, out.dtype.element_ty), mask=is_row[:, None])
     else:
-        slots = (first_slot + tokens) * (NUM_KV_HEADS * GROUP) + heads  # [BLOCK_M]
+        slots = tl.load(first_slots + first_token + tokens, mask=is_row, other=0).to(tl.int64)
+        slots = (slots + number) * (NUM_KV_HEADS * GROUP) + heads  # [BLOCK_M]
         to_partial = partials + (slots * (D_LOW + D_HIGH))[:, None]
         tl.store(to_partial + low, result_low, mask=is_row[:, None])
         if D_HIGH > 0:
@@ -280,6 +283,7 @@ def attention_kernel(
     items,
     counts,
     out,
+    first_slots,
     partials,
     partial_lse,
     # numbers
@@ -311,7 +315,7 @@ def attention_kernel(
 ):
     """Every item times every KV head times every part of a tile."""
     pointers = (query, keys, values, page_table, items)
-    results = (out, partials, partial_lse)
+    results = (out, first_slots, partials, partial_lse)
     numbers = (scale, soft_cap, window)
     strides = (
         (query_token_stride, query_head_stride),

@@ -6,10 +6,10 @@ Whoever calls it for many layers alike can save the host's time: ``check_attenti
 them, ``prepare_attention`` once, and ``launch_attention``, which neither checks nor chooses, for
 all.
 
-Two launches of the attention kernel at most, for short and for tall tiles, and one that merges the
-partial results of split keys. Which of them is launched, and with what grid, follows from the
-shapes of the work's tensors, never from their contents: so a captured launch stays right when the
-contents change, and nothing here waits for the device.
+Two launches of the attention kernel at most, for short and for tall tiles, be they of rows or of
+levels, and one that merges their partial results. Which of them is launched, and with what grid,
+follows from the shapes of the work's tensors, never from their contents: so a captured launch stays
+right when the contents change, and nothing here waits for the device.
 
 Source of the reference meaning: ``reference``.
 """
@@ -23,11 +23,18 @@ import triton
 
 from radixserve_kernels.checks import (
     FLOATS,
-    check_contiguous,
     check_dtype,
     check_place,
     check_shape,
 )
+from radixserve_kernels.paged_attention.device_work import (
+    MERGE,
+    SHORT,
+    TALL,
+    DeviceWork,
+    check_work,
+)
+from radixserve_kernels.paged_attention.items import tile_shape
 from radixserve_kernels.paged_attention.kernel import attention_kernel
 from radixserve_kernels.paged_attention.merge import merge_kernel
 from radixserve_kernels.paged_attention.tuning import (
@@ -39,48 +46,7 @@ from radixserve_kernels.paged_attention.tuning import (
     launch_config,
     merge_programs,
 )
-from radixserve_kernels.paged_attention.work import ITEM_FIELDS, MERGE_FIELDS, tile_shape
 from radixserve_kernels.target import processors
-
-SHORT, TALL, MERGE = 0, 1, 2
-"""Indices into ``DeviceWork.counts``."""
-
-
-@dataclass(frozen=True, slots=True)
-class DeviceWork:
-    """``work.Work`` on a device, with room for its partial results.
-
-    The item and merge tensors may be longer than ``counts`` says: only so many are read. Layers
-    that run one after the other share the room.
-    """
-
-    counts: torch.Tensor
-    """int32[3]: short items, tall items, merges."""
-    short_items: torch.Tensor
-    """int32[>= counts[0], ITEM_FIELDS]."""
-    tall_items: torch.Tensor
-    """int32[counts[1], ITEM_FIELDS]."""
-    merges: torch.Tensor
-    """int32[>= counts[2], MERGE_FIELDS]."""
-    partials: torch.Tensor
-    """float32[slots, num_heads, head_dim]."""
-    partial_lse: torch.Tensor
-    """float32[slots, num_heads], to the base 2."""
-
-
-def new_partials(
-    num_slots: int, num_heads: int, head_dim: int, device: torch.device
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Uninitialised room for so many partial results: ``DeviceWork``'s last two fields."""
-    return (
-        torch.empty(num_slots, num_heads, head_dim, dtype=torch.float32, device=device),
-        torch.empty(num_slots, num_heads, dtype=torch.float32, device=device),
-    )
-
-
-def partial_bytes(num_heads: int, head_dim: int) -> int:
-    """Bytes of one partial slot."""
-    return 4 * num_heads * (head_dim + 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +63,8 @@ class PreparedAttention:
     """The most of a persistent grid."""
     short_constants: dict[str, Any]
     tall_jobs: int
+    tall_programs: int
+    """The most of a persistent grid, which a static plan's tall tiles have."""
     tall_constants: dict[str, Any]
     merge_programs: int
     merge_constants: dict[str, Any]
@@ -138,7 +106,6 @@ def prepare_attention(
         block_m = min(rows, config.block_m)
         return {
             "COUNT_INDEX": index,
-            "PERSISTENT": index == SHORT,
             "NUM_KV_HEADS": num_kv_heads,
             "GROUP": tiles.group,
             "PAGE_SIZE": page_size,
@@ -169,6 +136,7 @@ def prepare_attention(
         short_programs=short.num_programs(device_has, is_plain=is_plain),
         short_constants=short_constants,
         tall_jobs=num_kv_heads * tall_constants["TILE_PARTS"],
+        tall_programs=tall.num_programs(device_has, is_plain=is_plain),
         tall_constants=tall_constants,
         merge_programs=merge_programs(device_has),
         merge_constants={
@@ -209,9 +177,11 @@ def paged_attention(
 
     Returns [T, num_heads, head_dim]: ``out``, or a new tensor.
     *Mutates* ``out`` and ``work``'s partials. Tokens that no item holds are left as they are.
-    *Raises* ``ValueError`` for shapes, dtypes, strides, devices and numbers that do not fit.
-    *Cost*: at most three launches, no wait.
+    *Raises* ``ValueError`` for shapes, dtypes, strides, devices and numbers that do not fit, and
+    for a window where ``work`` has levels. *Cost*: at most three launches, no wait.
     """
+    if window is not None and work.has_levels:
+        raise ValueError("expected work without levels for attention with a window")
     if out is None:
         out = torch.empty(query.shape, dtype=query.dtype, device=query.device)
     check_attention(query, keys, values, page_table, work, out)
@@ -253,6 +223,7 @@ def launch_attention(
         rest = (
             work.counts,
             out,
+            work.first_slots,
             work.partials,
             work.partial_lse,
             prepared.scale,
@@ -276,12 +247,22 @@ def launch_attention(
                 page_table,
                 work.short_items,
                 *rest,
+                PERSISTENT=True,
                 **prepared.short_constants,
             )
         if num_tall > 0:
-            # A program each: the hardware balances them.
-            attention_kernel[(num_tall * prepared.tall_jobs,)](
-                query, keys, values, page_table, work.tall_items, *rest, **prepared.tall_constants
+            # A program each, which the hardware balances; but not for rooms that are mostly empty.
+            num_jobs = num_tall * prepared.tall_jobs
+            grid = (min(num_jobs, prepared.tall_programs) if work.is_static else num_jobs,)
+            attention_kernel[grid](
+                query,
+                keys,
+                values,
+                page_table,
+                work.tall_items,
+                *rest,
+                PERSISTENT=work.is_static,
+                **prepared.tall_constants,
             )
     if num_merges > 0:
         grid = (min(num_merges * prepared.num_heads, prepared.merge_programs),)
@@ -307,7 +288,7 @@ def check_attention(
 ) -> None:
     """Whether the tensors are as ``paged_attention`` demands. *Raises* ``ValueError``."""
     _check_tensors(query, keys, values, page_table, out)
-    _check_work(work, query)
+    check_work(work, query)
 
 
 def _check_tensors(
@@ -348,21 +329,3 @@ def _check_rows(name: str, tensor: torch.Tensor) -> None:
         raise ValueError(
             f"{name}: expected a contiguous last dimension, got strides {list(tensor.stride())}"
         )
-
-
-def _check_work(work: DeviceWork, query: torch.Tensor) -> None:
-    num_heads, head_dim = query.shape[1:]
-    items = (work.short_items, work.tall_items)
-    check_shape("work.counts", work.counts, (3,))
-    check_shape("work.short_items", work.short_items, ("N", ITEM_FIELDS))
-    check_shape("work.tall_items", work.tall_items, ("N", ITEM_FIELDS))
-    check_shape("work.merges", work.merges, ("N", MERGE_FIELDS))
-    check_shape("work.partials", work.partials, ("slots", num_heads, head_dim))
-    check_shape("work.partial_lse", work.partial_lse, (len(work.partials), num_heads))
-    for tensor in (work.counts, *items, work.merges):
-        check_dtype("work", tensor, (torch.int32,))
-        check_contiguous("work", tensor)
-    for tensor in (work.partials, work.partial_lse):
-        check_dtype("work's room", tensor, (torch.float32,))
-        check_contiguous("work's room", tensor)
-    check_place(query=query, work=work.counts, room=work.partials)

@@ -1,9 +1,11 @@
-"""What becomes of the partial results of split keys (flash-decoding).
+"""What becomes of a token's partial results, of the levels it reads and of its row's own keys
+(flash-decoding).
 
     out = sum_s 2^lse_s out_s / sum_s 2^lse_s
 
-for every split ``s`` of one token and one head, with a running maximum, all in float32. *Cost*:
-reads each partial result once. Persistent, as ``kernel`` is; ``launch`` checks arguments.
+for every partial ``s`` of one token and one head, which lie side by side, with a running maximum,
+all in float32. *Cost*: reads each partial result once. Persistent, as ``kernel`` is; ``launch``
+checks arguments.
 """
 
 # Constants are in capitals, as Triton's custom is.
@@ -14,10 +16,10 @@ reads each partial result once. Persistent, as ``kernel`` is; ``launch`` checks 
 import triton
 import triton.language as tl
 
-from radixserve_kernels.paged_attention import work
+from radixserve_kernels.paged_attention import items
 from radixserve_kernels.rounding.kernel import narrow
 
-_MERGE_FIELDS = tl.constexpr(work.MERGE_FIELDS)
+_MERGE_FIELDS = tl.constexpr(items.MERGE_FIELDS)
 
 
 @triton.jit
@@ -47,14 +49,13 @@ def merge_kernel(
         token = tl.load(merge).to(tl.int64)
         first_slot = tl.load(merge + 1).to(tl.int64)
         num_partials = tl.load(merge + 2)
-        slot_step = tl.load(merge + 3)
         acc = tl.zeros([BLOCK_D], tl.float32)
         maximum = tl.full([], float("-inf"), tl.float32)
         total = tl.zeros([], tl.float32)
         for start in range(0, num_partials, BLOCK_S):
             nth = start + tl.arange(0, BLOCK_S)
             exists = nth < num_partials
-            spots = (first_slot + nth * slot_step) * NUM_HEADS + head  # [BLOCK_S]
+            spots = (first_slot + nth) * NUM_HEADS + head  # [BLOCK_S]
             lse = tl.load(partial_lse + spots, mask=exists, other=float("-inf"))
             inside = exists[:, None] & (dims < HEAD_DIM)[None, :]
             part = tl.load(partials + spots[:, None] * HEAD_DIM + dims[None, :], inside, other=0)

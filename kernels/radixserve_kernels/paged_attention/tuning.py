@@ -13,6 +13,10 @@ timing: no GPU has run it yet. A test compiles the table's entries and holds the
   fetches its own keys: 32 KiB for 64 keys of 128 every 512 cycles of products, 64 bytes a cycle,
   which is more than the second-level cache delivers to all processors (some 30 to 40). So tiles of
   128 rows come first, and the others are there to be tried.
+- A static plan's tall tiles, those of levels, have the same launches, but persistent ones: a room
+  of thousands of items of which few are in use would start a program for each. That takes 36
+  registers more; of the 16-bit entries only heads of 192 and 256 then spill (128 and 24 bytes a
+  thread on sm_90).
 - float32 products are exact ones, on the ordinary units, whose operands are all registers: tiles
   are small, so that nothing is spilled, and several programs are resident.
 """

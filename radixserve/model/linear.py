@@ -1,0 +1,128 @@
+"""What multiplies by a weight: ``x @ weight.T + bias``, the weight as given or reordered.
+
+A weight never changes, so a CPU's library may store it in the order in which its kernel reads it.
+``F.linear`` does that anew on every call; ``PackedLinear`` did it once. Which of them a weight gets
+is measured when it is loaded (``linear_choice.py``); on a GPU it is always the plain one. All give
+the same numbers up to rounding. Quantised weights: ``linear_int8.py``, ``linear_int4.py``.
+
+Measured on 2 cores with AVX512-BF16, ms for all products of a step (12 layers, hidden 768, inner
+2,048, vocabulary 16,384, at most 64 rows of logits):
+
+    rows               1     4    16    32    64   512  2048
+    bfloat16, plain  8.1   8.2  11.3  13.9  19.7   107   402
+    bfloat16, packed 5.6   5.6   7.8  10.8  16.5   101   364
+    8 bits           3.5   3.7  11.4  21.0  33.9   111   414
+    4 bits           2.3   3.0  10.6  19.5  36.7   130   456
+    float32, plain    20    35    36          82   427
+    float32, packed   13    12    13          31   181
+
+In float32 quantised weights only save memory: torch's kernels are slow there, so all rows are
+multiplied by unpacked weights (8 bits 10 to 26 ms at 1 to 4 rows, 4 bits 34 to 53).
+"""
+
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F  # noqa: N812 (torch's own name for it)
+
+
+class Linear(Protocol):
+    """A weight and perhaps a bias, ready to multiply."""
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """``x``: [rows, in], contiguous. Returns a new tensor, [rows, out], contiguous."""
+        ...
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory that the weight takes, its scales included."""
+        ...
+
+
+class PlainLinear:
+    """The weight as it is: on GPUs, and where nothing else pays."""
+
+    __slots__ = ("_bias", "_weight")
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None = None) -> None:
+        """``weight``: [out, in]; ``bias``: [out]. Neither is copied."""
+        self._weight = weight
+        self._bias = bias
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        return F.linear(x, self._weight, self._bias)
+
+    @property
+    def num_bytes(self) -> int:
+        return self._weight.nbytes
+
+
+class PackedLinear:
+    """The weight in oneDNN's own order, for CPUs where ``can_pack``.
+
+    *Cost*: the weight's bytes once more while it is made; whoever gave the plain one may drop it
+    then. Packing takes 0.35 ms a MB.
+    """
+
+    __slots__ = ("_bias", "_multiply", "_num_bytes", "_weight")
+
+    PACKED_FOR = 16
+    """Rows that the order is chosen for. Float32 in the order for 1 row is 1.5 times slower, even
+    at 1 row; bfloat16 has one order for all. A product of other rows is right too."""
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None = None) -> None:
+        """``weight``: [out, in], copied; ``bias``: [out], not copied."""
+        self._weight = torch.ops.mkldnn._reorder_linear_weight(weight, self.PACKED_FOR)
+        self._bias = bias
+        self._num_bytes = weight.nbytes
+        # The overload itself: torch need not look for it on each of a hundred calls a step.
+        self._multiply: Any = torch.ops.mkldnn._linear_pointwise.default
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        product: torch.Tensor = self._multiply(x, self._weight, self._bias, "none", [], "")
+        return product
+
+    @property
+    def num_bytes(self) -> int:
+        return self._num_bytes
+
+
+class PaddedLinear:
+    """Another ``Linear`` that is given more rows than there are, where it is faster so.
+
+    Matrix units work on tiles of 16 rows or more, and some kernels are slow at any other number.
+    """
+
+    __slots__ = ("_inner", "_rows")
+
+    def __init__(self, inner: Linear, rows: tuple[int, ...]) -> None:
+        """Run ``r`` rows as ``rows[r] >= r``; more rows than the table has, as they are."""
+        assert all(padded >= count for count, padded in enumerate(rows))
+        self._inner = inner
+        self._rows = rows
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        count = x.shape[0]
+        if count >= len(self._rows) or self._rows[count] == count:
+            return self._inner(x)
+        padded = F.pad(x, (0, 0, 0, self._rows[count] - count))
+        return self._inner(padded)[:count]
+
+    @property
+    def num_bytes(self) -> int:
+        return self._inner.num_bytes
+
+
+def can_pack(dtype: torch.dtype) -> bool:
+    """Whether this build of torch packs weights of this type, and multiplies by them in hardware
+    or as well as it can otherwise. *Cost*: none worth knowing."""
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return False
+    operators = torch.ops.mkldnn
+    if not all(
+        hasattr(operators, name) for name in ("_reorder_linear_weight", "_linear_pointwise")
+    ):
+        return False
+    if dtype == torch.bfloat16:
+        return bool(operators._is_mkldnn_bf16_supported())
+    return dtype == torch.float32

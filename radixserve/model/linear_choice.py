@@ -1,0 +1,218 @@
+"""Which kind of ``Linear`` each weight of a model on a CPU becomes, by measuring.
+
+    weight ──▶ small: plain, or quantised with a fixed crossing; nothing is measured
+           ──▶ its shape is new: measure, remember
+           ──▶ make what was found best for its shape
+
+What a library is good at differs between processors, versions and shapes, so nothing is assumed:
+plain and packed products race at a few numbers of rows, over copies of the weight that no cache
+holds all of, as in a step the other layers' weights come in between; the winner then runs against
+itself with its rows padded to 16 and 32. For a quantised weight, the number of rows is looked for
+from which unpacking beats the kernel: there arithmetic is what takes the time, not memory. An
+alternative has to win by a margin, so that noise does not choose.
+
+*Cost*, measured on 2 cores: 10 to 80 ms for each distinct shape of at most 4,096 x 2,048 (there are
+four of these), 50 to 270 ms for an output layer of 16,384 x 768, in float32 up to 0.7 s; memory for
+32 MiB of copies of a weight, or one if it is larger, until its shape is decided.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+
+from radixserve.errors import ConfigError
+from radixserve.model.linear import (
+    Linear,
+    PackedLinear,
+    PaddedLinear,
+    PlainLinear,
+    can_pack,
+)
+from radixserve.model.linear_int4 import Int4Linear, fits_int4, packed_block
+from radixserve.model.linear_int8 import Int8Linear, Scratch
+from radixserve.model.linear_timing import race
+
+logger = logging.getLogger(__name__)
+
+NOT_QUANTISED = "none"
+
+_LEAST_ELEMENTS = 2**18
+"""Smaller weights stay in a core's cache; there the calls are what takes the time."""
+_COPIES_BYTES = 32 << 20
+"""Of a weight and of its packed form each, while they race: together more than common caches."""
+_ROWS = (1, 8, 64)
+"""At which plain and packed are compared: decoding alone, with some others, and a short prompt."""
+_MARGIN = 0.95
+"""An alternative must take at most this much of the time."""
+_PADDING_MARGIN = 0.85
+"""The same for padding: more arithmetic that is faster, where it is, is so by a lot."""
+_TILES = (16, 32)
+"""Numbers of rows that padding may fill up to; each is tried with three quarters of it."""
+_CROSSINGS = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128)
+"""Numbers of rows up to which a quantised weight's kernel may be used."""
+_UNMEASURED_CROSSING = 8
+
+
+@dataclass(frozen=True, slots=True)
+class _Choice:
+    """What was found best for weights of one shape."""
+
+    make: Callable[[torch.Tensor, torch.Tensor | None], Linear]
+    words: str
+
+
+class LinearMaker:
+    """Makes the products of one model on a CPU, each as soon as its weight is read."""
+
+    def __init__(self, dtype: torch.dtype, quantization: str = NOT_QUANTISED) -> None:
+        self._dtype = dtype
+        self._quantization = quantization
+        self._can_pack = can_pack(dtype)
+        self._scratch = Scratch(dtype)
+        self._choices: dict[tuple[int, int, str], _Choice] = {}
+        self._num_bytes = 0
+
+    def make(
+        self, weight: torch.Tensor, bias: torch.Tensor | None = None, *, is_head: bool = False
+    ) -> Linear:
+        """What multiplies by ``weight`` [out, in] of the maker's dtype; ``bias`` [out]. The weight
+        is kept only where the plain product is best.
+
+        ``is_head``: it is the output layer, which stays in 8 bits where others go to 4: its
+        rounding moves every logit at once.
+        """
+        num_outputs, num_inputs = weight.shape
+        kind = self._quantization
+        if kind == "int4" and (is_head or not fits_int4(weight.shape)):
+            kind = "int8"
+        key = (num_outputs, num_inputs, kind)
+        if key not in self._choices:
+            with torch.inference_mode():
+                self._choices[key] = self._choose(weight, kind)
+        made = self._choices[key].make(weight, bias)
+        self._num_bytes += made.num_bytes
+        return made
+
+    def log(self) -> None:
+        """Say what was chosen, in one line."""
+        found = [f"{out}x{ins} {choice.words}" for (out, ins, _), choice in self._choices.items()]
+        logger.info("products (%.2f GiB): %s", self._num_bytes / 2**30, "; ".join(found))
+
+    def _choose(self, weight: torch.Tensor, kind: str) -> _Choice:
+        is_measured = weight.numel() >= _LEAST_ELEMENTS
+        if kind != NOT_QUANTISED:
+            return self._choose_crossing(weight, kind, is_measured=is_measured)
+        if is_measured:
+            return self._choose_order(weight)
+        return _Choice(PlainLinear, "plain")
+
+    def _choose_order(self, weight: torch.Tensor) -> _Choice:
+        num_copies = max(1, _COPIES_BYTES // weight.nbytes)
+        copies = [weight, *(weight.clone() for _ in range(num_copies - 1))]
+        best: list[Linear] = [PlainLinear(copy) for copy in copies]
+        make: Callable[[torch.Tensor, torch.Tensor | None], Linear] = PlainLinear
+        words = "plain"
+        if self._can_pack:
+            packed = [PackedLinear(weight) for _ in range(num_copies)]
+            shares = []
+            for count in _ROWS:
+                x = self._rows(count, weight)
+                # With more rows, arithmetic takes the time: fewer runs tell as much.
+                runs = max(1, num_copies // count)
+                plain_s, packed_s = race(_runs(best[:runs], x), _runs(packed[:runs], x))
+                shares.append(packed_s / plain_s)
+            share = sum(shares) / len(shares)
+            if share < _MARGIN:
+                best, make = list(packed), PackedLinear
+                words = f"packed ({share:.0%} of plain's time)"
+        table = self._padding(best[:2], weight)
+        if table:
+            make, words = partial(_make_padded, make, table), f"{words}, padded rows"
+        return _Choice(make, words)
+
+    def _padding(self, linears: Sequence[Linear], weight: torch.Tensor) -> tuple[int, ...]:
+        """As what to run each number of rows; empty: none is worth padding."""
+        table: list[int] = []
+        for tile in _TILES:
+            count = tile * 3 // 4
+            x = self._rows(count, weight)
+            whole = tuple(range(count)) + (tile,) * (tile + 1 - count)
+            padded = [PaddedLinear(linear, whole) for linear in linears]
+            plain_s, padded_s = race(_runs(linears, x), _runs(padded, x))
+            if padded_s < plain_s * _PADDING_MARGIN:
+                # Fewer rows than were tried gain less: they are left as they are.
+                table += whole[len(table) :]
+        return tuple(table)
+
+    def _choose_crossing(self, weight: torch.Tensor, kind: str, *, is_measured: bool) -> _Choice:
+        quantised = Int4Linear if kind == "int4" else Int8Linear
+        rows = _UNMEASURED_CROSSING
+        if kind == "int4" and packed_block() is None:
+            return _Choice(
+                partial(quantised, scratch=self._scratch, kernel_rows=0), f"{kind}, never unpacked"
+            )
+        if is_measured:
+            rows = self._crossing(quantised(weight, None, self._scratch, kernel_rows=0), weight)
+        return _Choice(
+            partial(quantised, scratch=self._scratch, kernel_rows=rows),
+            f"{kind} (unpacked from {rows + 1} rows on)",
+        )
+
+    def _crossing(self, linear: Int8Linear | Int4Linear, weight: torch.Tensor) -> int:
+        """The most rows at which the kernel is faster than unpacking; 0: none. Each row costs the
+        kernel more, so it is searched by halves."""
+        low, high = 0, len(_CROSSINGS)
+        while low < high:
+            middle = (low + high) // 2
+            x = self._rows(_CROSSINGS[middle], weight)
+            kernel_s, unpacked_s = race(
+                [partial(linear.by_kernel, x)], [partial(linear.by_unpacking, x)]
+            )
+            if kernel_s <= unpacked_s:
+                low = middle + 1
+            else:
+                high = middle
+        return _CROSSINGS[low - 1] if low else 0
+
+    def _rows(self, count: int, weight: torch.Tensor) -> torch.Tensor:
+        return torch.ones((count, weight.shape[1]), dtype=self._dtype)
+
+
+def _runs(linears: Sequence[Linear], x: torch.Tensor) -> list[Callable[[], object]]:
+    return [partial(linear, x) for linear in linears]
+
+
+def _make_padded(
+    make: Callable[[torch.Tensor, torch.Tensor | None], Linear],
+    rows: tuple[int, ...],
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+) -> Linear:
+    return PaddedLinear(make(weight, bias), rows)
+
+
+def check_quantization(quantization: str, dtype: torch.dtype, device: torch.device) -> None:
+    """*Raises* ``ConfigError`` if this device, type or build of torch has no such products."""
+    if quantization == NOT_QUANTISED:
+        return
+    if device.type != "cpu":
+        raise ConfigError(
+            f"quantization {quantization!r} is for CPUs, and the model runs on {device.type}; "
+            "leave it out, or use device 'cpu'"
+        )
+    if dtype not in (torch.float32, torch.bfloat16):
+        raise ConfigError(
+            f"quantization {quantization!r} multiplies float32 or bfloat16, not {dtype}; "
+            "set dtype to one of them"
+        )
+    needed = ["_weight_int8pack_mm"]
+    if quantization == "int4":
+        needed += ["_convert_weight_to_int4pack_for_cpu", "_weight_int4pack_mm_for_cpu"]
+    if missing := [name for name in needed if not hasattr(torch.ops.aten, name)]:
+        raise ConfigError(
+            f"torch {torch.__version__} has no {', '.join(missing)}, which quantization "
+            f"{quantization!r} needs; install torch 2.11 or newer, or leave it out"
+        )
