@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import torch
 
 from radixserve.attention.base import AttentionShape, ForwardBatch
+from radixserve.cascade import CascadeCosts
 
 
 def make_batch(
@@ -73,6 +74,7 @@ class DenseAttention:
     """The interface's meaning, row by row."""
 
     name = "dense"
+    cascade_costs: CascadeCosts | None = None
 
     def __init__(self, shape: AttentionShape) -> None:
         self.shape = shape
