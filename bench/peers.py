@@ -27,6 +27,7 @@ import argparse
 import contextlib
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -36,7 +37,7 @@ from peers_parts.limits import Limits
 from peers_parts.llama_peer import Llama, write_models
 from peers_parts.llama_python import NoLlamaError, built_python, checked_python
 from peers_parts.llama_server import measure_server
-from peers_parts.ours import RadixServe, has_quantization
+from peers_parts.ours import RadixServe
 from peers_parts.peer import Peer
 from peers_parts.questions import QUESTIONS, Question
 from peers_parts.rounds import Result, Row, Speed, answer, run_rounds
@@ -82,21 +83,16 @@ class Engines:
         """See that all compute the same model. *Raises* ``RuntimeError`` if one does not."""
         others: dict[str, Peer] = {"radixserve": self._ours}
         if self._processes:
-            others["llama.cpp"] = self._llama("bf16")
+            others["llama.cpp"] = self._llama()
         print(check_same_model(self._transformers, others))
 
     def ask(self, question: Question, num_rounds: int) -> Result | None:
         """The answer; None, and a word why, if there is nobody to compare with."""
         if question.is_int8:
-            if not has_quantization() or "q8_0" not in self._models:
-                print(f"{question.key}: not measured, it needs both int8 here and llama.cpp's q8_0")
-                return None
-            ours = RadixServe(self._checkpoint, quantization="int8")
-            peers: list[Peer] = [ours, self._llama("q8_0")]
-        else:
-            peers = [self._ours, self._transformers]
-            if self._processes:
-                peers.append(self._llama("bf16"))
+            return self._ask_int8(question, num_rounds)
+        peers: list[Peer] = [self._ours, self._transformers]
+        if self._processes:
+            peers.append(self._llama())
         found, speeds = run_rounds(question, peers, self._speed, num_rounds)
         result = answer(question, self.shape, peers, found, speeds)
         last = peers[-1]
@@ -104,8 +100,26 @@ class Engines:
             result.rows.extend(self._server_row(question, result.rows[0].value, last))
         return result
 
-    def _llama(self, precision: str) -> Llama:
-        return Llama(self._processes, self._models[precision], self._threads, "llama.cpp")
+    def _ask_int8(self, question: Question, num_rounds: int) -> Result | None:
+        if self._python is None or "q8_0" not in self._models:
+            print(f"{question.key}: not measured, it needs llama.cpp's q8_0")
+            return None
+        # In processes of their own: q8_0 is known to crash on some processors.
+        with contextlib.ExitStack() as stack:
+            processes = self._start(self._python, "llama_worker", stack)
+            peers: list[Peer] = [
+                RadixServe(self._checkpoint, quantization="int8"),
+                Llama(processes, self._models["q8_0"], self._threads, "llama.cpp"),
+            ]
+            try:
+                found, speeds = run_rounds(question, peers, self._speed, num_rounds)
+            except WorkerError as error:
+                print(f"{question.key}: not measured, llama.cpp's q8_0 does not run: {error}")
+                return None
+        return answer(question, self.shape, peers, found, speeds)
+
+    def _llama(self) -> Llama:
+        return Llama(self._processes, self._models["bf16"], self._threads, "llama.cpp")
 
     def _speed(self) -> Speed:
         return Speed(self._limits.bytes_per_s(), self._limits.operations_per_s())
@@ -173,6 +187,8 @@ def parse_arguments() -> argparse.Namespace:
 
 def main() -> None:
     arguments = parse_arguments()
+    # Told to end, it ends what it started: llama.cpp's server would stay.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     # Nothing is fetched for the checkpoint, which is made here.
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     facts = print_machine()

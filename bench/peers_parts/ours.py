@@ -1,20 +1,14 @@
 """radixserve: an engine core in this process, token ids in and out."""
 
-import dataclasses
 import time
 from pathlib import Path
 from typing import Any
 
-from peers_parts.peer import Measured
+from peers_parts.peer import Figure, Measured
 from peers_parts.workload import Workload
 from radixserve.config import EngineConfig
 from radixserve.engine.build import build_core
 from support.in_process import InProcess
-
-
-def has_quantization() -> bool:
-    """Whether this engine can load a checkpoint in int8."""
-    return any(field.name == "quantization" for field in dataclasses.fields(EngineConfig))
 
 
 class RadixServe:
@@ -36,7 +30,7 @@ class RadixServe:
     def tried(self) -> dict[str, float]:
         return {}
 
-    def prepare(self, workload: Workload) -> None:
+    def prepare(self, workload: Workload, _figure: Figure) -> None:
         self.measure(workload)
 
     def measure(self, workload: Workload) -> Measured:
@@ -68,7 +62,3 @@ class RadixServe:
 
     def greedy(self, workload: Workload) -> list[list[int]]:
         return [list(answer) for answer in self.measure(workload).tokens]
-
-    def close(self) -> None:
-        """Give the weights and the cache back."""
-        self._engine.core.close()

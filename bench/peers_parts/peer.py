@@ -1,7 +1,7 @@
 """What every engine under comparison does: run a workload from an empty cache, and tell."""
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -39,6 +39,10 @@ class Measured:
         return statistics.median(self.step_ms) if self.step_ms else None
 
 
+Figure = Callable[[Measured], float]
+"""What is asked of a run; higher is better."""
+
+
 class Peer(Protocol):
     """One engine that holds one model."""
 
@@ -52,10 +56,11 @@ class Peer(Protocol):
 
     @property
     def tried(self) -> dict[str, float]:
-        """Output tokens per second of each of the settings tried for the last workload."""
+        """The figure, by the settings that were tried for the last workload."""
 
-    def prepare(self, workload: Workload) -> None:
-        """Find and take the settings that are best for this workload; one run warms up, too."""
+    def prepare(self, workload: Workload, figure: Figure) -> None:
+        """Find and take the settings that are best for this figure of this workload; one run warms
+        up, too."""
 
     def measure(self, workload: Workload) -> Measured:
         """One run from an empty cache."""

@@ -1,9 +1,8 @@
 """What is asked of the engines, and what radixserve should reach."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
-from peers_parts.peer import Measured
+from peers_parts.peer import Figure, Measured
 from peers_parts.workload import Workload
 
 
@@ -15,7 +14,7 @@ class Question:
     workload: Workload
     figure: str
     """What the figure is, with its unit."""
-    value: Callable[[Measured], float]
+    value: Figure
     wanted: dict[str, float]
     """By peer: how many times its figure radixserve's should be."""
     wanted_share: float | None = None
@@ -31,7 +30,7 @@ class Question:
         return f"{self.workload.name} ({precision})"
 
 
-def _prefill_rate(workload: Workload) -> Callable[[Measured], float]:
+def _prefill_rate(workload: Workload) -> Figure:
     def rate(measured: Measured) -> float:
         # With one token to generate, the whole run is the prefill.
         return workload.num_distinct / (measured.prefill_s or measured.total_s)

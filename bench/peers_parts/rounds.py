@@ -70,7 +70,7 @@ def run_rounds(
     speeds = []
     with tqdm(total=len(peers) * (num_rounds + 1), desc=question.title) as bar:
         for peer in peers:
-            peer.prepare(workload)
+            peer.prepare(workload, question.value)
             bar.update()
         for _ in range(num_rounds):
             speeds.append(measure_speed())

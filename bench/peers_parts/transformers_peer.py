@@ -6,7 +6,7 @@ of which one is idle).
 from collections.abc import Mapping
 from pathlib import Path
 
-from peers_parts.peer import Measured
+from peers_parts.peer import Figure, Measured
 from peers_parts.search import Setting, best_settings
 from peers_parts.worker_process import WorkerProcess
 from peers_parts.workload import Workload
@@ -34,7 +34,7 @@ class Transformers:
     def settings(self) -> str:
         return _words(self._choice)
 
-    def prepare(self, workload: Workload) -> None:
+    def prepare(self, workload: Workload, figure: Figure) -> None:
         # What is run first is slow: no way must pay for that.
         warm_up = Workload(1, 0, 8, 2)
         for has_default_spin in OPTIONS["default_spin"]:
@@ -42,7 +42,7 @@ class Transformers:
                 choice = {"default_spin": has_default_spin, "continuous_batching": is_batched}
                 self._run(warm_up, choice)
         self._choice, tried = best_settings(
-            OPTIONS, lambda choice: self._run(workload, choice).rate
+            OPTIONS, lambda choice: figure(self._run(workload, choice))
         )
         names = list(OPTIONS)
         self.tried = {

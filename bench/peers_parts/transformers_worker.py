@@ -14,16 +14,47 @@ and shares no prefix.
 
 import logging
 import time
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, ContinuousBatchingConfig, GenerationConfig
+from transformers import (
+    AutoModelForCausalLM,
+    ContinuousBatchingConfig,
+    GenerationConfig,
+    LogitsProcessorList,
+)
 
 from peers_parts.serving import serve_stdio
 
 PAGE_SIZE = 32
 PAGES_TO_SPARE = 8
 BATCH_TOKENS = 512
+
+
+class Clock:
+    """A processor of logits that changes none and remembers when they came."""
+
+    def __init__(self) -> None:
+        self.times_s: list[float] = []
+
+    def __call__(self, _token_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        self.times_s.append(time.perf_counter())
+        return scores
+
+
+def in_parts(begun_s: float, times_s: Sequence[Sequence[float]]) -> dict[str, Any]:
+    """The time until every prompt had its first token, and of each step from then on until the
+    first prompt ends. ``times_s``: of each prompt's tokens."""
+    latest = max(times_s, key=lambda times: times[0])
+    ends_s = min(times[-1] for times in times_s)
+    # Half a step's tolerance: the tokens of one step come microseconds apart.
+    steps = [step for step in pairwise(latest) if sum(step) / 2 < ends_s]
+    return {
+        "prefill_s": latest[0] - begun_s,
+        "step_ms": [(after - before) * 1e3 for before, after in steps],
+    }
 
 
 class Worker:
@@ -41,8 +72,8 @@ class Worker:
         self._model.generation_config.pad_token_id = 0
 
     def batched(self, prompts: list[list[int]], shared: int, new: int) -> dict[str, Any]:
-        """Continue every prompt by ``new`` tokens, by continuous batching. Seconds, and the tokens
-        in no order."""
+        """Continue every prompt by ``new`` tokens, by continuous batching. Seconds in all and of
+        the prefill, milliseconds of each decode step, and the tokens in no order."""
         pages = -(-shared // PAGE_SIZE)
         pages += sum(-(-(len(prompt) - shared + new) // PAGE_SIZE) for prompt in prompts)
         batching = ContinuousBatchingConfig(
@@ -58,24 +89,29 @@ class Worker:
             prompts,
             generation_config=config,
             continuous_batching_config=batching,
+            record_timestamps=True,
             progress_bar=False,
         )
         total_s = time.perf_counter() - begun
         tokens = [list(output.generated_tokens) for output in outputs.values()]
-        return {"total_s": total_s, "tokens": tokens}
+        parts = in_parts(begun, [output.timestamps for output in outputs.values()])
+        return {"total_s": total_s, "tokens": tokens, **parts}
 
     def plain(self, prompts: list[list[int]], new: int) -> dict[str, Any]:
         """The same by ``generate``; the tokens by prompt. All prompts have one length."""
         inputs = torch.tensor(prompts)
+        clock = Clock()
         begun = time.perf_counter()
         output = self._model.generate(
             inputs,
             attention_mask=torch.ones_like(inputs),
             max_new_tokens=new,
             do_sample=False,
+            logits_processor=LogitsProcessorList([clock]),
         )
         total_s = time.perf_counter() - begun
-        return {"total_s": total_s, "tokens": output[:, inputs.shape[1] :].tolist()}
+        tokens = output[:, inputs.shape[1] :].tolist()
+        return {"total_s": total_s, "tokens": tokens, **in_parts(begun, [clock.times_s])}
 
 
 if __name__ == "__main__":

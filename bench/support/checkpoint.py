@@ -1,7 +1,7 @@
 """The models that the benchmarks run: Qwen3-shaped, 88M or 500M parameters, random weights.
 
 Written by transformers, so that it and radixserve load the very same files. Kept in the system's
-temporary directory between runs; made anew if the recipe changes.
+temporary directory between runs: whoever changes the recipe gives its name another version.
 """
 
 import tempfile

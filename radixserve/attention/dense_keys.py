@@ -50,8 +50,7 @@ class KeyCopies:
     ) -> DenseKeys:
         """Both, head by head, the keys in rows of ``width``.
 
-        As many times as D goes into the width, the columns repeat the keys; of what is left the
-        first column is 1 and the others are 0.
+        As many times as D goes into the width, the columns repeat the keys; those left are 1.
         """
         _, num_heads, head_dim = flat_keys.shape
         k = self._scratch.take("keys", (num_heads, keys.length, width), flat_keys.dtype)
@@ -66,8 +65,7 @@ class KeyCopies:
                 part.copy_(k[..., :head_dim])
         layout = (k.shape, k.data_ptr(), k.dtype)
         if num_extra and layout != self._laid_out:
-            k[..., num_copies * head_dim].fill_(1)
-            k[..., num_copies * head_dim + 1 :].fill_(0)
+            k[..., num_copies * head_dim :].fill_(1)
         # Nobody else writes there, so these columns still hold what the last layer's copy put.
         self._laid_out = layout
         return DenseKeys(k, v)

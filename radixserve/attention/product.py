@@ -6,7 +6,7 @@ matrix of scores, so queries are taken a block at a time.
 
 bfloat16 products round each score to 8 bits: off by up to 1/512 of itself, which the exponential
 would turn into an error of its weight. But softmax does not mind a constant. It is subtracted
-*inside* the product, before rounding: queries have one more column, and keys a 1 there. There are
+*inside* the product, before rounding: queries have more columns, and keys a 1 there. There are
 two ways from there, ``_exact`` and ``_guessed``:
 
     exact      scores = round(q @ k.T)                     only to find each row's maximum
@@ -54,21 +54,31 @@ SHIFT = 40.0
 """Above the guess the weights have e**40 to go before sigmoid reaches 1, below it e**-47 before
 they vanish."""
 
+MAX_ROUNDED = 512.0
+"""Up to this a row's maximum is rounded by 1 at most. Beyond it the scores' distances would suffer
+(at 9,000 weights by 6%), and their exponentials overflow in the end: for such scores, which
+models with biased keys have, there is a third product, less what rounding left of the maximum."""
+
 MAX_SUM, MIN_SUM = 1e-3, 1e-30
 """A row's weights add up to something between these, or the guess was poor: no weight is off by
 more than 1e-3 of itself, half of what rounding it costs, and what has vanished has no weight."""
 
 
 def _can_fuse_sigmoid() -> bool:
-    """Whether this build of torch, on this processor, has oneDNN's products with a sigmoid."""
+    """Whether this build of torch, on this processor, has oneDNN's products with a sigmoid, and
+    rounds them behind it."""
     if not torch._C._has_mkldnn:
         return False
-    one = torch.zeros(1, 2, dtype=torch.bfloat16)
+    # Their product is -40.125, which no bfloat16 is: rounded first, it is off by an eighth.
+    rows = torch.full((16, 32), -1.25, dtype=torch.bfloat16)
+    rows[:, 0] = -1.375
+    keys = torch.ones(16, 32, dtype=torch.bfloat16)
     try:
-        torch.ops.mkldnn._linear_pointwise(one, one, None, "sigmoid", [], "")
+        weights = torch.ops.mkldnn._linear_pointwise(rows, keys, None, "sigmoid", [], "")
     except RuntimeError:
         return False
-    return True
+    expected = torch.full((16, 16), math.exp(-40.125), dtype=torch.float32)
+    return torch.allclose(weights.float(), expected, rtol=1e-2, atol=0.0)
 
 
 class ProductAttention:
@@ -88,7 +98,7 @@ class ProductAttention:
         """How wide the rows of keys must be (``KeyCopies.by_head``)."""
         if dtype == torch.float32:
             return self._head_dim
-        # Two more columns, of which one is used: the products want an even number.
+        # Two more columns: for a maximum, and for what rounding left of it.
         return self._head_dim * (1 if self._is_exact_scale else 2) + 2
 
     def attend(
@@ -105,8 +115,9 @@ class ProductAttention:
 
         ``query``: [n, Hkv, G, D]. *Mutates* ``out``, [n, Hkv, G, D] in its dtype or float32, and
         ``lse``, float32[n, Hkv, G], the logarithm of what each query's weights add up to.
-        *Cost*: scratch for a block's scores, 2 to 16 MiB. Attending at 0.6 of the rate of a plain
-        matrix product in bfloat16, half of that the exact way.
+        *Cost*: scratch for a block's scores, of each head the greater of ``MAX_SCORES`` and
+        ``MIN_BLOCK_TOKENS * G * L`` (the guessed way: one head's at a time). Attending at 0.6 of
+        the rate of a plain matrix product in bfloat16, half of that the exact way.
         """
         num_tokens, group, length = query.shape[0], query.shape[2], dense.keys.shape[1]
         packed = self._pack(query, dense.keys.shape[2])
@@ -134,7 +145,7 @@ class ProductAttention:
     # -- queries -----------------------------------------------------------------------------------
 
     def _pack(self, query: torch.Tensor, width: int) -> torch.Tensor:
-        """The queries times the scale, head by head: [Hkv, n, G, width], the last column free."""
+        """The queries times the scale, head by head: [Hkv, n, G, width], the last columns 0."""
         num_tokens, num_kv_heads, group, head_dim = query.shape
         shape = (num_kv_heads, num_tokens, group, width)
         packed = self._scratch.take("query", shape, query.dtype)
@@ -207,15 +218,23 @@ class ProductAttention:
         scores = self._scratch.take("scores", (num_kv_heads, num_rows, keys.shape[1]), rows.dtype)
         attended = self._scratch.take("attended", (*shape, self._head_dim), rows.dtype)
         flat = rows.reshape(num_kv_heads, num_rows, width)
+
+        def multiply() -> None:
+            _multiply(flat, keys.transpose(1, 2), scores)
+            if is_causal:
+                self._hide(scores, num_tokens, -math.inf)
+
         flat[..., -2].zero_()
-        _multiply(flat, keys.transpose(1, 2), scores)
-        if is_causal:
-            self._hide(scores, num_tokens, -math.inf)
+        multiply()
         maximum = scores.amax(dim=-1)
         torch.neg(maximum, out=flat[..., -2])
-        _multiply(flat, keys.transpose(1, 2), scores)
-        if is_causal:
-            self._hide(scores, num_tokens, -math.inf)
+        multiply()
+        base = maximum.float()
+        if not float(maximum.abs().amax()) <= MAX_ROUNDED:
+            rest = scores.amax(dim=-1)
+            torch.neg(rest, out=flat[..., -1])
+            multiply()
+            base += rest
         if lse is None:
             # Weights that add up to 1 spare the result a rounding.
             torch.softmax(scores, dim=-1, out=scores)
@@ -225,7 +244,7 @@ class ProductAttention:
         sums = self._scratch.take("sums", shape, torch.float32)
         self._sum_few(scores.exp_().view(-1, scores.shape[-1]), out=sums.view(-1))
         _multiply(scores, values, attended.view(num_kv_heads, num_rows, -1))
-        _write(attended, sums, maximum.view(shape).float(), out, lse)
+        _write(attended, sums, base.view(shape), out, lse)
 
     def _softmax(
         self,

@@ -7,8 +7,8 @@ bfloat16:
 - *Chunks*, one row at a time.
 - *Buckets*, padded rows of one token each, through torch's fused attention.
 
-Levels and chunks go block by block through matrix products (``product.py``); where they have few
-queries a key head, through torch's fused attention as well. Partial results meet by their
+Chunks and levels go block by block through matrix products (``product.py``), levels with few
+queries a key head through torch's fused attention as well. Partial results meet by their
 log-sum-exp, in float32. In all of them a key head's query heads are packed as query rows of one
 head, so that grouped queries never repeat keys or values.
 

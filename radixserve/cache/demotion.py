@@ -15,8 +15,8 @@ class Demoter(Protocol):
     def demote(self, leaf: Node, end: int) -> None:
         """Eviction is about to cut ``leaf`` down to depth ``end``: a page border, or its start.
 
-        It still lists its tokens and pages. Some pages may be on the pool's free list already, but
-        none has been given to anybody. Must not change the tree or the pool, but for what the node
-        keeps for it (``Node.page_names``), which must be cut at ``end``.
+        It still lists its tokens and pages. Some pages may be free already, but none has been given
+        to anybody. Must not change the tree or the pool, but for what the node keeps for it
+        (``Node.page_names``), which must be cut at ``end``.
         """
         ...

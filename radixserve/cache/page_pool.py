@@ -13,14 +13,15 @@ It knows no tokens, no tree and no request, and it is the only owner of these co
 Who reads the keys of a page table likes *runs*, pages that are neighbours. So whoever names its
 last page gets the next one, if that is free; and who begins anew begins an *extent*, up to 16 pages
 in a row that are all free, as long as there is one. Others do the same elsewhere, so what lies
-behind its last page stays free for it. When no extent is all free any more, pages come from the one
-that was freed into last. It is a preference: no page is held back for anybody.
+behind its last page stays free for it. When no extent is all free any more, pages come from any
+that has some. It is a preference: no page is held back for anybody.
 
 Invariants: each page is in exactly one of the three states, so ``free + cached + in_use ==
 num_pages`` after every call; extents are listed once each, those with a free page as such and those
 that are all free as whole, both among others that were so before; counts never go below zero.
 
-Costs: every method is O(pages given), vectorised; the three totals are kept, not recounted.
+Costs: every method is O(pages given), vectorised but for a few microseconds for every run that is
+allocated; the three totals are kept, not recounted.
 
 Forbidden: the arrays given to one call must not name a page twice (numpy would count it once);
 a free page must not be used or attached, only allocated.

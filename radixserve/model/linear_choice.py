@@ -13,7 +13,8 @@ alternative has to win by a margin, so that noise does not choose.
 
 *Cost*, measured on 2 cores: 10 to 80 ms for each distinct shape of at most 4,096 x 2,048 (there are
 four of these), 50 to 270 ms for an output layer of 16,384 x 768, in float32 up to 0.7 s; memory for
-32 MiB of copies of a weight, or one if it is larger, until its shape is decided.
+32 MiB of copies of a weight and as much of its packed form, or for one packed form that is larger,
+until its shape is decided.
 """
 
 import logging
@@ -32,7 +33,7 @@ from radixserve.model.linear import (
     can_pack,
 )
 from radixserve.model.linear_int4 import Int4Linear, fits_int4, packed_block
-from radixserve.model.linear_int8 import Int8Linear, Scratch
+from radixserve.model.linear_int8 import Int8Linear, Scratch, fits_kernel
 from radixserve.model.linear_timing import race
 
 logger = logging.getLogger(__name__)
@@ -153,6 +154,10 @@ class LinearMaker:
         if kind == "int4" and packed_block() is None:
             return _Choice(
                 partial(quantised, scratch=self._scratch, kernel_rows=0), f"{kind}, never unpacked"
+            )
+        if kind == "int8" and not fits_kernel(weight.shape):
+            return _Choice(
+                partial(quantised, scratch=self._scratch, kernel_rows=0), f"{kind}, always unpacked"
             )
         if is_measured:
             rows = self._crossing(quantised(weight, None, self._scratch, kernel_rows=0), weight)

@@ -9,11 +9,14 @@ weights:
 
 since the kernel's time grows with every row: at 16 rows bfloat16's packed product has passed it.
 Where they cross is measured (``linear_choice.py``). Every byte is exact in bfloat16, so the ways
-differ by the result's rounding alone.
+differ by the result's rounding alone. The kernel reads 16 inputs at a time, and past a row's end if
+there are some left: such weights (``fits_kernel``) are always unpacked.
 """
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (torch's own name for it)
+
+_KERNEL_INPUTS = 16
 
 
 class Scratch:
@@ -67,8 +70,9 @@ class Int8Linear:
     ) -> None:
         """``weight``: [out, in], quantised here and not kept; ``bias``: [out].
 
-        ``kernel_rows``: so many rows at most go to torch's kernel.
+        ``kernel_rows``: so many rows at most go to torch's kernel; none unless it ``fits_kernel``.
         """
+        assert kernel_rows <= 0 or fits_kernel(weight.shape)
         self._quantised, self._scales = quantise_int8(weight)
         self._bias = bias
         self._scratch = scratch
@@ -102,6 +106,11 @@ class Int8Linear:
     @property
     def num_bytes(self) -> int:
         return self._quantised.nbytes + self._scales.nbytes
+
+
+def fits_kernel(shape: torch.Size) -> bool:
+    """Whether torch's kernel multiplies rightly by a weight of [out, in]."""
+    return shape[1] % _KERNEL_INPUTS == 0
 
 
 def quantise_int8(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

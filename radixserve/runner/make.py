@@ -11,7 +11,13 @@ from radixserve.config import EngineConfig
 from radixserve.device.choose import resolve_device, resolve_dtype
 from radixserve.device.transfer import make_transfer
 from radixserve.errors import ConfigError
-from radixserve.memory import DEFAULT_SHARE, available_bytes, host_pages_for, pages_for
+from radixserve.memory import (
+    DEFAULT_SHARE,
+    available_bytes,
+    give_back_freed,
+    host_pages_for,
+    pages_for,
+)
 from radixserve.model.causal_lm import CausalLM, attention_shape
 from radixserve.model.config import ModelConfig
 from radixserve.model.layout import count_parameters, weight_bytes
@@ -73,6 +79,8 @@ def make_runner(
             f"the weights ({gib:.2f} GiB in {dtype}) do not fit on {device}: {error}; "
             "free its memory, or choose a smaller model"
         ) from error
+    # Weights were read, and then packed or quantised.
+    give_back_freed()
     return assemble_runner(config, model, progress=progress)
 
 

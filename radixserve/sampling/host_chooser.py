@@ -39,8 +39,8 @@ class HostChooser:
     ) -> Chosen:
         """As ``Chooser``.
 
-        *Cost*: one pass over the logits where every row is greedy and asks for nothing else; a few
-        otherwise, and a partial ranking of rows with top-k or top-p. Waits for masks.
+        *Cost*: one or two passes over the logits where every row is greedy and asks for nothing
+        else; a few otherwise, and a partial ranking of rows with top-k or top-p. Waits for masks.
         """
         plain = [number for number, row in enumerate(rows) if _is_plain(row)]
         indices = [rows[number].logits_row for number in plain]

@@ -15,8 +15,10 @@ they were computed by steps whose results are known, and lie before every token 
 still to run. Hence a row always has keys of its own behind its levels.
 
 Which of these places pay is chosen by ``cascade_levels.py``, for the fewest keys read by the costs
-given. Where none pays the rows keep their order. Else those in no level come first, and in each
-level those that are in none inside it; rows of the same levels keep their order.
+given. A row whose new tokens would cost more in a level than it has keys to share, most chunks of
+prompts, is in none: else it would keep those from one that it shares with. Where none pays the rows
+keep their order. Else those in no level come first, and in each level those that are in none inside
+it; rows of the same levels keep their order.
 
 A plan whose rows have the same leases and the same numbers of tokens, in the same order, as one of
 the last two that were looked at gets the very same ``Cascade``. It is still right, whatever has
@@ -29,7 +31,7 @@ happened meanwhile:
 - who was preempted, has been readmitted or has forked has another lease, and so has whoever came
   upon the same nodes later, when they may have been cut. Leases are compared by identity and kept
   here, so that none is taken for a dead one's successor. A released lease holds an array of page
-  ids and nothing else; nothing is kept once fewer than two rows run.
+  ids and nothing else, and a plan of a single row drops them all.
 
 What it misses: rows that come to share more by computing the same tokens (choices of one prompt
 that say the same) are looked at again when membership changes, or a number of tokens.
@@ -114,7 +116,12 @@ def _arranged(
     # Which row came through first, and where each met one that had come before it.
     first: dict[Node, int] = {}
     met: list[Node | None] = []
-    for row, node in enumerate(nodes):
+    token_keys = costs.token_keys
+    for row, (node, count) in enumerate(zip(nodes, tokens, strict=True)):
+        # In any level its tokens would cost more than all levels could spare the row.
+        if token_keys * count >= node.end:
+            met.append(None)
+            continue
         above: Node | None = node
         while above is not None and above not in first:
             first[above] = row

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from radixserve.attention import product, torch_backend
 from radixserve.attention.base import AttentionShape
 from radixserve.attention.torch_backend import TorchAttention
-from radixserve.cascade import NO_CASCADE
+from radixserve.cascade import NO_CASCADE, Cascade, Level
 from tests.attention.ragged import (
     RaggedCase,
     allocate,
@@ -200,6 +200,61 @@ def test_one_rows_nan_stays_in_that_row() -> None:
     assert out[[0, 2, 8, 9, 10, 11]].isfinite().all()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("guessed", "fused"), [(0, 0), (1 << 30, 0), (1 << 30, 1 << 30)])
+def test_one_rows_nan_stays_in_that_row_of_a_level(
+    guessed: int, fused: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(product, "MIN_GUESSED_SCORES", guessed)
+    monkeypatch.setattr(torch_backend, "MAX_FUSED_QUERIES", fused)
+    shape = shape_of(3, 16, 16)
+    rows = [(200, 1), (200, 6), (200, 1), (195, 3), (192, 1), (193, 1)]
+    tables, num_pages = allocate(rows, [12] * 6, 16, np.random.default_rng(4))
+    case = make_case(shape, rows, tables, num_pages, cascade=Cascade((Level(0, len(rows), 0, 12),)))
+    sound = run_case(case, dtype)
+    case.query[0] = torch.nan
+    case.query[1:4], case.key[4:7] = torch.inf, -torch.inf
+    case.key[8:10] = torch.nan
+    case.value[11] = torch.inf
+    out = run_case(case, dtype)
+    broken = [0, *range(1, 7), 8, 9, 10, 11]
+    assert not out[broken].isfinite().all(dim=-1).any()
+    others = [7, 12]
+    limit = 1e-2 if dtype == torch.bfloat16 else 1e-6
+    assert relative_error(out[others], sound[others].double()).max() < limit
+
+
+@pytest.mark.parametrize("offset", [-9000.0, 1500.0, 9000.0])
+@pytest.mark.parametrize("guessed", [0, 1 << 30])
+def test_scores_far_from_zero(offset: float, guessed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of models with biased keys: the distances between scores are small, their maximum, once
+    rounded, is not near any of them."""
+    monkeypatch.setattr(product, "MIN_GUESSED_SCORES", guessed)
+    monkeypatch.setattr(torch_backend, "MAX_FUSED_QUERIES", 0)
+    case = mixed_case(shape_of(3, 64, 16))
+    case.query[..., 0] = offset / 10.0
+    case.key[..., 0] = 80.0
+    case.keys[..., 0].masked_fill_(case.keys[..., 1].isfinite(), 80.0)
+    error = relative_error(run_case(case, torch.bfloat16), oracle(case, torch.bfloat16))
+    assert error.max() <= 2.0 * torch_error(case).max()
+
+
+@pytest.mark.parametrize("spread", [3e3, 3e4, 1e6])
+@pytest.mark.parametrize("is_shared", [False, True])
+def test_huge_scores(is_shared: bool, spread: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The greatest score, rounded, may be off by more than an exponential bears."""
+    monkeypatch.setattr(product, "MIN_GUESSED_SCORES", 0)
+    monkeypatch.setattr(torch_backend, "MAX_FUSED_QUERIES", 0)
+    shape = shape_of(2, 64, 16)
+    rows = [(200, 20), (200, 1), (200, 1)]
+    tables, num_pages = allocate(rows, [12] * 3, 16, np.random.default_rng(5))
+    cascade = cascade_of(rows, tables, 16) if is_shared else NO_CASCADE
+    case = make_case(shape, rows, tables, num_pages, spread=spread, cascade=cascade)
+    out = run_case(case, torch.bfloat16)
+    assert out.isfinite().all()
+    assert relative_error(out, oracle(case, torch.bfloat16)).median() < 1e-2
+
+
 def test_stale_scratch_is_never_read() -> None:
     shape = shape_of(3, 16, 16)
     attention = TorchAttention(shape)
@@ -247,6 +302,21 @@ def test_a_poor_guess_is_seen(
             case.key[position, :, 0] = boost / 5
     out = run_case(case, torch.bfloat16)
     assert relative_error(out, oracle(case, torch.bfloat16)).max() < 1e-2
+
+
+@pytest.mark.parametrize("rounds_first", [False, True])
+def test_a_sigmoid_of_rounded_products_is_no_exponential(
+    rounds_first: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Builds for other processors may have the product, and apply the sigmoid to it rounded."""
+
+    def pointwise(rows: torch.Tensor, keys: torch.Tensor, *_: Any) -> torch.Tensor:
+        scores = rows.float() @ keys.float().T
+        return (scores.bfloat16() if rounds_first else scores).sigmoid().bfloat16()
+
+    monkeypatch.setattr(torch._C, "_has_mkldnn", True)
+    monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", pointwise, raising=False)
+    assert product._can_fuse_sigmoid() == (not rounds_first)
 
 
 def test_without_onednn_nothing_is_guessed(monkeypatch: pytest.MonkeyPatch) -> None:

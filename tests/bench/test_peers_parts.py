@@ -1,8 +1,7 @@
 """The parts of the benchmark against other engines that need none of them: arithmetic, the GGUF
-file, the worker's protocol, the search for settings, the verdicts."""
+file, the search for settings, the verdicts."""
 
 import json
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,18 +11,17 @@ import pytest
 import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
+import peers
 from peers_parts import gguf_file
 from peers_parts.llama_peer import Llama, num_cells
-from peers_parts.llama_python import NoLlamaError, checked_python
-from peers_parts.peer import Measured
+from peers_parts.peer import Figure, Measured
 from peers_parts.questions import QUESTIONS
 from peers_parts.rounds import Speed, answer, run_rounds
 from peers_parts.same_model import check_same_model, num_same
 from peers_parts.search import Setting, best_settings
-from peers_parts.serving import serve
 from peers_parts.shape import ModelShape
 from peers_parts.table import as_json, markdown
-from peers_parts.worker_process import WorkerError, WorkerProcess, worker_environment
+from peers_parts.worker_process import WorkerError
 from peers_parts.workload import Workload
 from support.checkpoint import SIZES
 
@@ -154,59 +152,26 @@ def test_settings_come_from_the_checkpoint(tiny: Path) -> None:
     assert moved["rope.freq_base"] == pytest.approx(5e5)
 
 
-class Arithmetic:
-    """A worker of two verbs."""
+def test_a_q8_0_that_does_not_run_leaves_the_others(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """llama.cpp's kernels for it have crashed on some processors."""
 
-    def add(self, a: int, b: int) -> int:
-        return a + b
+    class Dead(FakeLlama):
+        def ask(self, op: str, **arguments: Any) -> Any:
+            raise WorkerError("the worker ended with -11")
 
-    def fail(self) -> None:
-        raise RuntimeError("as asked")
-
-
-def test_the_worker_answers_each_line_with_one() -> None:
-    lines = iter(['{"op": "add", "a": 1, "b": 2}\n', '{"op": "fail"}\n', '{"op": "nothing"}\n', ""])
-    said: list[str] = []
-    serve(Arithmetic(), lambda: next(lines), said.append)
-    answers = [json.loads(line) for line in said]
-    assert answers[:2] == [{"ok": 3}, {"error": "RuntimeError: as asked"}]
-    assert "nothing" in answers[2]["error"]
-    assert len(answers) == 3
-
-
-FAKE = """
-import os, sys
-from peers_parts.serving import serve
-class Worker:
-    def echo(self, value):
-        return [value, os.environ.get("GOMP_SPINCOUNT")]
-    def fail(self):
-        raise ValueError("no such thing")
-    def die(self):
-        print("last words", file=sys.stderr, flush=True)
-        os._exit(3)
-def write(line):
-    print(line, flush=True)
-serve(Worker(), sys.stdin.readline, write)
-"""
-
-
-def test_a_worker_in_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("GOMP_SPINCOUNT", "7")
-    with WorkerProcess([sys.executable, "-c", FAKE]) as process:
-        assert process.ask("echo", value={"a": [1, 2]}) == [{"a": [1, 2]}, None]
-        with pytest.raises(WorkerError, match="fail: ValueError: no such thing"):
-            process.ask("fail")
-        # An error is an answer: the next request is served.
-        assert process.ask("echo", value=5) == [5, None]
-        with pytest.raises(WorkerError, match="ended with 3 in die: last words"):
-            process.ask("die")
-    assert worker_environment(has_default_spin=False)["GOMP_SPINCOUNT"] == "7"
-
-
-def test_a_python_without_llama_cpp_is_refused_with_a_remedy(tmp_path: Path) -> None:
-    with pytest.raises(NoLlamaError, match=r"got .*nowhere.* \(pip install 'llama-cpp-python"):
-        checked_python(tmp_path / "nowhere")
+    engines = peers.Engines.__new__(peers.Engines)
+    engines._checkpoint = engines._python = tmp_path
+    engines._models, engines._threads = {"q8_0": tmp_path}, 2
+    started = {spin: Dead(1.0) for spin in (True, False)}
+    monkeypatch.setattr(peers.Engines, "_start", staticmethod(lambda *_: started))
+    monkeypatch.setattr(peers, "RadixServe", lambda *_, **__: Clockwork("radixserve", []))
+    question = next(question for question in QUESTIONS if question.is_int8)
+    assert engines.ask(question, 1) is None
+    assert "q8_0 does not run: the worker ended with -11" in capsys.readouterr().out
+    del engines._models["q8_0"]
+    assert engines.ask(question, 1) is None
 
 
 def test_the_search_finds_the_best_and_tries_nothing_twice() -> None:
@@ -250,7 +215,7 @@ def test_llama_takes_the_settings_that_were_fastest(tmp_path: Path) -> None:
     default, brief = FakeLlama(2.0), FakeLlama(3.0)
     llama = Llama({True: default, False: brief}, tmp_path, 2, "llama.cpp")  # type: ignore[dict-item]
     workload = Workload(4, 300, 10, 20)
-    llama.prepare(workload)
+    llama.prepare(workload, lambda run: run.rate)
     assert llama.has_default_spin
     assert default.opened[-1]["kv_unified"] is False
     assert default.opened[-1]["cells"] == 4 * 512
@@ -258,6 +223,10 @@ def test_llama_takes_the_settings_that_were_fastest(tmp_path: Path) -> None:
     assert llama.tried[llama.settings] == max(llama.tried.values())
     assert llama.measure(workload).rate == pytest.approx(80.0)
     assert num_cells(workload, is_unified=True) == 512
+    # Whatever is asked: here the slowest.
+    llama.prepare(workload, lambda run: run.total_s)
+    assert brief.opened[-1]["kv_unified"] is True
+    assert not llama.has_default_spin
 
 
 class Clockwork:
@@ -270,7 +239,7 @@ class Clockwork:
         self.tried: dict[str, float] = {}
         self._seconds = iter(seconds)
 
-    def prepare(self, workload: Workload) -> None:
+    def prepare(self, workload: Workload, figure: Figure) -> None:
         pass
 
     def measure(self, workload: Workload) -> Measured:

@@ -12,8 +12,11 @@ import pytest
 import torch
 
 from radixserve.attention.base import GraphAttention
-from radixserve.runner.runner import ModelRunner
+from radixserve.cascade import Level
+from radixserve.runner.runner import LaunchedStep, ModelRunner
+from radixserve.scheduler.plan import StepPlan
 from radixserve.types import EngineRequest
+from radixserve_kernels.paged_attention.splits import SPLIT_TOKENS
 from tests.engine.driving import Driver, make_core, make_request
 from tests.engine.reference import SMALLEST_GAP, transformers_greedy
 from tests.support.checkpoints import make_checkpoint
@@ -131,6 +134,46 @@ def test_warm_tokens_are_the_cold_ones(checkpoint: Path) -> None:
     assert after.cached_tokens - before.cached_tokens == sum(
         len(prompt) - 1 for prompt in list(PROMPTS.values())[:4]
     )
+
+
+def test_what_rows_share_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Levels are of whole splits: it takes a long document. Recorded steps, planned ahead."""
+    directory = make_checkpoint("qwen3", tmp_path / "qwen3", num_hidden_layers=1)
+    document = [(13 * i + 5) % 251 for i in range(SPLIT_TOKENS + 2)]
+    first = make_request("document", document, 1)
+    # All but their last token is cached: no row is a chunk.
+    rest = [make_request(str(row), [*document, row], 3, seed=row) for row in range(6)]
+    launched: list[StepPlan] = []
+    launch = ModelRunner.launch
+
+    def note(runner: ModelRunner, plan: StepPlan) -> LaunchedStep:
+        launched.append(plan)
+        return launch(runner, plan)
+
+    found, recorder = {}, RunAgain()
+    for attention, device in (("torch", "cpu"), ("triton", DEVICE)):
+        core = make_core(
+            directory,
+            device=device,
+            attention=attention,
+            cuda_graphs=False,
+            max_in_flight=1 + (attention == "triton"),
+        )
+        driver = Driver(core)
+        tokens(driver, [first])
+        if attention == "triton":
+            runner = core._runner
+            assert isinstance(runner, ModelRunner)
+            assert isinstance(runner._attention, GraphAttention)
+            runner.record_graphs(runner._attention, recorder, [6], progress=False)
+            recorder.runs.clear()
+            monkeypatch.setattr(ModelRunner, "launch", note)
+        found[attention] = tokens(driver, rest)
+        driver.assert_nothing_leaked()
+    assert found["triton"] == found["torch"]
+    levels = [plan.cascade.levels for plan in launched]
+    assert levels.count((Level(0, 6, 0, SPLIT_TOKENS // 16),)) > 1
+    assert len(recorder.runs) > 1
 
 
 def test_greedy_tokens_are_transformers(checkpoint: Path) -> None:

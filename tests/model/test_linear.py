@@ -157,6 +157,21 @@ def test_both_ways_of_int8_are_the_same_product(
     assert made.num_bytes == 192 * 96 + 192 * dtype.itemsize
 
 
+@pytest.mark.parametrize("shape", [(64, 37), (64, 40), (520, 520)])
+def test_int8_of_inputs_that_are_no_multiple_of_16_is_always_unpacked(
+    shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Torch's kernel reads 16 at a time: it crashed, or took some of the next row's."""
+    monkeypatch.setattr(Int8Linear, "by_kernel", lambda self, x: pytest.fail("to the kernel"))
+    weight, bias = weight_of(*shape, torch.bfloat16), bias_of(shape[0], torch.bfloat16)
+    for quantization in ("int8", "int4"):
+        made = LinearMaker(torch.bfloat16, quantization).make(weight, bias)
+        for count in (1, 3, 8):
+            x = rows_of(count, shape[1], torch.bfloat16)
+            expected = exact(x, int8_weight(weight), bias)
+            assert error(made(x), expected) < 2 * ROUNDING[torch.bfloat16]
+
+
 # ---- 4 bits --------------------------------------------------------------------------------------
 
 

@@ -1,6 +1,7 @@
 """Available memory from made-up /proc and /sys trees, and the number of pages made of it."""
 
 import os
+import platform
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,13 @@ import pytest
 
 from radixserve.config import EngineConfig
 from radixserve.errors import ConfigError
-from radixserve.memory import DEFAULT_SHARE, available_bytes, host_pages_for, pages_for
+from radixserve.memory import (
+    DEFAULT_SHARE,
+    available_bytes,
+    give_back_freed,
+    host_pages_for,
+    pages_for,
+)
 
 GIB = 1 << 30
 
@@ -130,6 +137,24 @@ def pages(
         available=available,
         share=share,
     )
+
+
+def resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+def test_what_was_freed_between_other_blocks_goes_back_to_the_system() -> None:
+    """As while a model loads: each weight is freed behind what was made of it."""
+    size = 4 << 20
+    # Once such a block was freed, glibc no longer gives each of them a mapping of its own.
+    bytearray(2 * size)
+    blocks = [b"x" * size for _ in range(24)]
+    del blocks[::2]
+    before = resident_bytes()
+    give_back_freed()
+    assert before - resident_bytes() > 8 * size
+    assert len(blocks) == 12
 
 
 def test_explicit_pages_are_taken_as_they_are() -> None:

@@ -245,6 +245,19 @@ def test_a_chunk_where_there_was_a_token_is_looked_at_again() -> None:
     assert planner.arrange(rows).cascade == level
 
 
+def test_a_chunk_does_not_keep_others_from_what_they_share() -> None:
+    cache = PrefixCache(64, P)
+    rows = [start(cache, [*A, *B, own, 9]) for own in range(5)]
+    chunk = start(cache, [*A, *B, 5, *[9] * 40], num_new=40)
+    # 64 reads of five rows to be spared, and 16 of the chunk, which has 40 partial results.
+    arranged = CascadePlanner(CascadeCosts(10, 2), P).arrange([*rows[:2], chunk, *rows[2:]])
+    assert arranged.rows == (chunk, *rows)
+    assert arranged.cascade == Cascade((Level(1, 6, 0, 4),))
+    # Where tokens cost next to nothing it reads along.
+    arranged = CascadePlanner(CascadeCosts(10, 0.25), P).arrange([chunk, *rows])
+    assert arranged.cascade == Cascade((Level(0, 6, 0, 4),))
+
+
 def test_nodes_that_were_cut_meanwhile_are_not_taken_for_what_they_were() -> None:
     cache = PrefixCache(64, P)
     planner = CascadePlanner(FREE, P)

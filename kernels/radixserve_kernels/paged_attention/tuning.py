@@ -35,7 +35,7 @@ class LaunchConfig:
     block_m: int
     """Packed rows of a program, a power of two, at least 16: higher tiles are taken in parts."""
     block_n: int
-    """Keys of a tile: a power of two, at least 16, that divides ``work.ALIGNMENT``."""
+    """Keys of a tile: a power of two, at least 16, that divides ``splits.ALIGNMENT``."""
     num_warps: int
     num_stages: int
     registers: int
