@@ -99,6 +99,7 @@ def test_replaying_the_events_gives_what_the_tree_holds(
     machine: ModuleType, monkeypatch: pytest.MonkeyPatch, by_return_time: bool
 ) -> None:
     """The cache's own stateful test, with a router that begins to watch whenever it likes."""
+    told = {"stored", "removed", "again"}
     seen: list[str] = []
     ticks = itertools.count()
 
@@ -159,14 +160,15 @@ def test_replaying_the_events_gives_what_the_tree_holds(
                     for one in by_hand(path.owner, path.tokens, self.page_size, path.num_public)
                 }
 
-    run_state_machine_as_test(
-        Watched,
-        # The same draws every time: by chance a run of them now and then told next to nothing.
-        settings=settings(
-            max_examples=40, stateful_step_count=50, deadline=None, derandomize=True, database=None
-        ),
-    )
-    assert {"stored", "removed", "again"} <= set(seen)
+    # Now and then a run of them tells next to nothing, whatever its seed.
+    for _ in range(8):
+        run_state_machine_as_test(
+            Watched,
+            settings=settings(max_examples=40, stateful_step_count=50, deadline=None),
+        )
+        if told <= set(seen):
+            break
+    assert told <= set(seen)
 
 
 def tokens_of(*ids: int) -> TokenArray:
