@@ -216,7 +216,6 @@ class ProductAttention:
         num_kv_heads, num_tokens, group, width = rows.shape
         shape, num_rows = (num_kv_heads, num_tokens, group), num_tokens * group
         scores = self._scratch.take("scores", (num_kv_heads, num_rows, keys.shape[1]), rows.dtype)
-        attended = self._scratch.take("attended", (*shape, self._head_dim), rows.dtype)
         flat = rows.reshape(num_kv_heads, num_rows, width)
 
         def multiply() -> None:
@@ -238,13 +237,11 @@ class ProductAttention:
         if lse is None:
             # Weights that add up to 1 spare the result a rounding.
             torch.softmax(scores, dim=-1, out=scores)
-            _multiply(scores, values, attended.view(num_kv_heads, num_rows, -1))
-            out.copy_(attended.transpose(0, 1))
+            out.copy_(self._weigh(scores, values, num_tokens).transpose(0, 1))
             return
         sums = self._scratch.take("sums", shape, torch.float32)
         self._sum_few(scores.exp_().view(-1, scores.shape[-1]), out=sums.view(-1))
-        _multiply(scores, values, attended.view(num_kv_heads, num_rows, -1))
-        _write(attended, sums, base.view(shape), out, lse)
+        _write(self._weigh(scores, values, num_tokens), sums, base.view(shape), out, lse)
 
     def _softmax(
         self,
@@ -260,17 +257,23 @@ class ProductAttention:
         num_kv_heads, num_tokens, group, width = rows.shape
         shape, num_rows = (num_kv_heads, num_tokens, group), num_tokens * group
         scores = self._scratch.take("scores", (num_kv_heads, num_rows, keys.shape[1]), rows.dtype)
-        attended = self._scratch.take("attended", (*shape, self._head_dim), rows.dtype)
         _multiply(rows.reshape(num_kv_heads, num_rows, width), keys.transpose(1, 2), scores)
         if is_causal:
             self._hide(scores, num_tokens, -math.inf)
         maximum = None if lse is None else scores.amax(dim=-1)
         torch.softmax(scores, dim=-1, out=scores)
-        _multiply(scores, values, attended.view(num_kv_heads, num_rows, -1))
-        out.copy_(attended.transpose(0, 1))
+        out.copy_(self._weigh(scores, values, num_tokens).transpose(0, 1))
         if lse is not None and maximum is not None:
             # The greatest weight is exp(0) divided by their sum.
             lse.copy_((maximum - scores.amax(dim=-1).log_()).view(shape).transpose(0, 1))
+
+    def _weigh(self, weights: torch.Tensor, values: torch.Tensor, num_tokens: int) -> torch.Tensor:
+        """``weights`` [Hkv, n * G, L] times ``values``: [Hkv, n, G, D], in scratch memory."""
+        num_kv_heads, num_rows, _ = weights.shape
+        shape = (num_kv_heads, num_rows, self._head_dim)
+        attended = self._scratch.take("attended", shape, weights.dtype)
+        _multiply(weights, values, attended)
+        return attended.view(num_kv_heads, num_tokens, -1, self._head_dim)
 
     def _sum(self, weights: torch.Tensor, out: torch.Tensor) -> None:
         """What each row of bfloat16[M, L] adds up to, float32[M].
