@@ -15,6 +15,7 @@ import httpx
 from peers_parts.peer import Measured
 from peers_parts.worker_process import worker_environment
 from peers_parts.workload import Workload
+from support.ending import wait_or_kill
 
 START_S = 120.0
 REQUEST_S = 600.0
@@ -94,11 +95,7 @@ def _served(
             yield url
         finally:
             process.terminate()
-            try:
-                process.wait(10)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            wait_or_kill(process, 10)
 
 
 def _has_started(url: str, process: "subprocess.Popen[bytes]") -> bool:

@@ -15,6 +15,8 @@ from typing import Any
 
 import httpx
 
+from support.ending import wait_or_kill
+
 START_S = 180.0
 
 
@@ -36,11 +38,7 @@ def served(model: str, *flags: str, **environ: str) -> Iterator[str]:
             yield _url(process, said)
         finally:
             process.terminate()
-            try:
-                process.wait(30)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            wait_or_kill(process, 30)
 
 
 def _url(process: "subprocess.Popen[bytes]", said: Path) -> str:
