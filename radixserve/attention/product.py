@@ -67,7 +67,7 @@ more than 1e-3 of itself, half of what rounding it costs, and what has vanished 
 def _can_fuse_sigmoid() -> bool:
     """Whether this build of torch, on this processor, has oneDNN's products with a sigmoid, and
     rounds them behind it."""
-    if not torch._C._has_mkldnn:
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]  # torch's own
         return False
     # Their product is -40.125, which no bfloat16 is: rounded first, it is off by an eighth.
     rows = torch.full((16, 32), -1.25, dtype=torch.bfloat16)

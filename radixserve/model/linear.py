@@ -116,7 +116,7 @@ class PaddedLinear:
 def can_pack(dtype: torch.dtype) -> bool:
     """Whether this build of torch packs weights of this type, and multiplies by them in hardware
     or as well as it can otherwise. *Cost*: none worth knowing."""
-    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]  # torch's own
         return False
     operators = torch.ops.mkldnn
     if not all(

@@ -213,7 +213,8 @@ class FakeLlama:
 
 def test_llama_takes_the_settings_that_were_fastest(tmp_path: Path) -> None:
     default, brief = FakeLlama(2.0), FakeLlama(3.0)
-    llama = Llama({True: default, False: brief}, tmp_path, 2, "llama.cpp")  # type: ignore[dict-item]
+    workers: Any = {True: default, False: brief}
+    llama = Llama(workers, tmp_path, 2, "llama.cpp")
     workload = Workload(4, 300, 10, 20)
     llama.prepare(workload, lambda run: run.rate)
     assert llama.has_default_spin
