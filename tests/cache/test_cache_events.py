@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import xxhash
-from hypothesis import settings
+from hypothesis import seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import invariant, rule, run_state_machine_as_test
 
@@ -160,10 +160,11 @@ def test_replaying_the_events_gives_what_the_tree_holds(
                     for one in by_hand(path.owner, path.tokens, self.page_size, path.num_public)
                 }
 
-    # Now and then a run of them tells next to nothing, whatever its seed.
-    for _ in range(8):
+    # One seed in twelve tells next to nothing, and which one depends on the modules loaded. Seeds
+    # are given because under CI hypothesis would draw the same every time.
+    for number in range(8):
         run_state_machine_as_test(
-            Watched,
+            seed(number)(Watched),
             settings=settings(max_examples=40, stateful_step_count=50, deadline=None),
         )
         if told <= set(seen):
