@@ -84,6 +84,8 @@ MAY_IMPORT: dict[str, set[str]] = {
 ONLY_IN = {
     "torch": {"device", "runner", "attention", "model", "sampling", "radixserve_kernels", "demo"},
     "triton": {"radixserve_kernels"},
+    "numba": {"radixserve_kernels"},
+    "llvmlite": {"radixserve_kernels.cpu"},
     "llguidance": {"sampling.grammar_compiler"},
     "zmq": {"engine.process", "engine.client"},
     "msgspec": {"engine.process", "engine.client", "engine.messages"},
