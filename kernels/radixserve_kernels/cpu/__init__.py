@@ -1,1 +1,1 @@
-"""What kernels for processors share: how they are compiled, and how they reach numbers in memory."""
+"""What kernels for processors share: how they are compiled and how they reach numbers."""

@@ -73,7 +73,7 @@ def cache_directory() -> Path | None:
     digest = sha256()
     for path in sorted(here.glob("*.py")):
         digest.update(path.read_bytes())
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     for parent in (Path(home) / "radixserve" / "kernels", here / "__pycache__" / "kernels"):
         directory = parent / digest.hexdigest()[:16]
         try:
@@ -88,10 +88,10 @@ def cache_directory() -> Path | None:
 def check() -> None:
     """*Raises* ``ImportError``, which says why, if kernels cannot run in this process."""
     try:
-        import numba.np.ufunc.omppool  # noqa: F401, PLC0415
+        import numba.np.ufunc.omppool  # noqa: PLC0415
     except ImportError:
         try:
-            import numba.np.ufunc.tbbpool  # noqa: F401, PLC0415
+            import numba.np.ufunc.tbbpool  # noqa: PLC0415
         except ImportError as error:
             raise ImportError(
                 f"numba finds neither OpenMP nor TBB here, whose threads kernels share ({error})"

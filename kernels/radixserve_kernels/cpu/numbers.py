@@ -1,4 +1,4 @@
-"""Numbers in memory, of the types that activations have, and in float32 while they are computed with.
+"""Numbers in memory, of the types that activations have; in float32 while one computes with them.
 
 ``load`` and ``store`` are part of the kernel that calls them, and loops over them are vectorised.
 What an address points to is a *kind*, a constant of the kernel: kernels are made by a function of
