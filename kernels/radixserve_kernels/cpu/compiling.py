@@ -91,7 +91,7 @@ def check() -> None:
         import numba.np.ufunc.omppool  # noqa: PLC0415
     except ImportError:
         try:
-            import numba.np.ufunc.tbbpool  # noqa: PLC0415
+            import numba.np.ufunc.tbbpool  # noqa: F401, PLC0415
         except ImportError as error:
             raise ImportError(
                 f"numba finds neither OpenMP nor TBB here, whose threads kernels share ({error})"
