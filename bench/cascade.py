@@ -31,7 +31,7 @@ import torch
 from tqdm import tqdm
 
 from radixserve.attention.base import AttentionShape, ForwardBatch
-from radixserve.attention.torch_backend import TorchAttention
+from radixserve.attention.cpu_backend import CpuAttention
 from radixserve.cascade import Cascade, Level
 
 NUM_LAYERS = 12
@@ -82,7 +82,7 @@ class Model:
         shape = (NUM_LAYERS, 2, pages, SHAPE.page_size, SHAPE.num_kv_heads, SHAPE.head_dim)
         self._layers = torch.randn(shape, dtype=torch.bfloat16)
         self._weights = torch.randn(NUM_LAYERS, 8192, 768, dtype=torch.bfloat16)
-        self._attention = TorchAttention(SHAPE)
+        self._attention = CpuAttention(SHAPE)
 
     def step_ms(self, batch: ForwardBatch) -> float:
         """Milliseconds of attention, the plan included, in one step."""

@@ -79,9 +79,12 @@ class EngineConfig:
     )
     attention: str = option(
         "auto",
-        "Attention backend. 'auto': Triton kernels on a GPU, torch on a CPU; 'torch' is the plain "
-        "reference on either; 'varlen' is torch's own paged attention (GPU, torch 2.12 or newer).",
-        choices=("auto", "torch", "triton", "varlen"),
+        "Attention backend, and with it how a layer's other small operations are computed. 'auto': "
+        "'triton' on a GPU, 'cpu' on a CPU. 'triton': kernels for GPUs. 'cpu': kernels that numba "
+        "compiles for this processor at the first start (some seconds) and keeps on disk. 'torch': "
+        "plain torch on either, compiles nothing; slow, to compare with, or where kernels do not "
+        "run. 'varlen': torch's own paged attention (GPU, torch 2.12 or newer).",
+        choices=("auto", "cpu", "torch", "triton", "varlen"),
     )
     cascade: bool = option(
         True, "In each step read the pages that running requests share once, not once a request."

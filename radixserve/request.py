@@ -158,6 +158,11 @@ class Request:
         return scores is not None and len(scores) < self.num_prompt_tokens - 1
 
     @property
+    def prompt_ids(self) -> TokenArray:
+        """The prompt: a view."""
+        return self._buffer[: self.num_prompt_tokens]
+
+    @property
     def output_ids(self) -> TokenArray:
         """The answer so far: a view."""
         return self._buffer[self.num_prompt_tokens : self.num_tokens]

@@ -68,7 +68,7 @@ def gate_logits(
     rows = _rows(config, lengths)
     device, longest = bench.device, max(lengths) + 1
     model = shapes.make_model(config, weights, longest)
-    kernels = _logits(model, attention_name(device), make_ops(use_kernels=True), rows)
+    kernels = _logits(model, attention_name(device), make_ops("triton", device), rows)
     plain = _logits(model, "torch", TorchOps(), rows)
     exact_model = shapes.make_model(config, shapes.in_float32(weights), longest)
     exact = _logits(exact_model, "torch", TorchOps(), rows)

@@ -342,7 +342,7 @@ def _gate(bench: Bench, name: str, fields: dict[str, Any]) -> bool:
     with torch.inference_mode():
         batch = BatchBuilder(PAGE_SIZE, transfer).build([row]).batch
         layers = [(layer[0], layer[1]) for layer in storage]
-        ours = model.forward(batch, layers, attention, make_ops(use_kernels=True))[0]
+        ours = model.forward(batch, layers, attention, make_ops("triton", bench.device))[0]
         inputs = torch.from_numpy(token_ids).long().to(bench.device).unsqueeze(0)
         theirs = peer(input_ids=inputs).logits[0, -1]
     error, spread = float((ours - theirs).abs().max()), float(theirs.std())

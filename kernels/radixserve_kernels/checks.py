@@ -5,8 +5,6 @@ Reads sizes, strides, dtypes and devices only: nothing here waits for a device.
 
 import torch
 
-from radixserve_kernels import target
-
 FLOATS = (torch.float16, torch.bfloat16, torch.float32)
 INDICES = (torch.int32, torch.int64)
 
@@ -40,6 +38,9 @@ def check_contiguous(name: str, tensor: torch.Tensor) -> None:
 
 def check_place(**tensors: torch.Tensor) -> None:
     """All on one device, and kernels run there in this process. *Raises* ``ValueError``."""
+    # Only here: it needs Triton, which kernels for processors do without.
+    from radixserve_kernels import target  # noqa: PLC0415
+
     (first, leader), *others = tensors.items()
     if not target.runs_on(leader.device):
         where = "the CPU (the interpreter is on)" if target.INTERPRETED else "a CUDA GPU"
@@ -50,6 +51,13 @@ def check_place(**tensors: torch.Tensor) -> None:
                 f"{name}: expected a tensor on {leader.device}, as {first} is, got one on "
                 f"{tensor.device}"
             )
+
+
+def check_on_cpu(**tensors: torch.Tensor) -> None:
+    """All in the host's memory. *Raises* ``ValueError``."""
+    for name, tensor in tensors.items():
+        if tensor.device.type != "cpu":
+            raise ValueError(f"{name}: expected a tensor on the CPU, got one on {tensor.device}")
 
 
 def _short(dtype: torch.dtype) -> str:

@@ -13,7 +13,7 @@ from radixserve.cascade import CascadeCosts
 
 
 class GatherAttention:
-    """``AttentionBackend`` for any device, by gathering. Called "torch" on GPUs."""
+    """``AttentionBackend`` for any device, by gathering: called "torch"."""
 
     name = "torch"
     cascade_costs: CascadeCosts | None = None

@@ -1,21 +1,23 @@
 """Which attention backend serves which device: the one place that knows them all.
 
-The Triton backend is imported only where it is asked for, so that radixserve runs on platforms that
-have no triton.
+Backends with kernels are imported only where they are asked for, so that radixserve runs on
+platforms that have no triton, or none of numba's threads.
 """
 
+import logging
 from collections.abc import Callable
 
 import torch
 
 from radixserve.attention.base import AttentionBackend, AttentionShape
 from radixserve.attention.gather_backend import GatherAttention
-from radixserve.attention.torch_backend import TorchAttention
 from radixserve.attention.varlen_backend import VarlenAttention
 from radixserve.device.transfer import Transfer
 from radixserve.errors import ConfigError
 
-NAMES = ("auto", "torch", "triton", "varlen")
+logger = logging.getLogger(__name__)
+
+NAMES = ("auto", "cpu", "torch", "triton", "varlen")
 
 MakeAttention = Callable[[Transfer], AttentionBackend]
 
@@ -28,9 +30,10 @@ def make_attention(name: str, shape: AttentionShape, transfer: Transfer) -> Atte
 def find_attention(name: str, shape: AttentionShape, device: torch.device) -> MakeAttention:
     """How to make the backend ``name`` for a device; asking costs none of the device's memory.
 
-    "auto" is the best there is: "torch" on a CPU, "triton" on a CUDA GPU. *Raises* ``ConfigError``
-    if the name, the device, the shape or this installation does not allow it. (A backend may know
-    head sizes that do not fit it, and raise the same when it is made.)
+    "auto" is the best there is: "triton" on a CUDA GPU; on a CPU "cpu", or with a warning "torch"
+    where kernels cannot be compiled. *Raises* ``ConfigError`` if the name, the device, the shape or
+    this installation does not allow it. (A backend may know head sizes that do not fit it, and
+    raise the same when it is made.)
     """
     if name not in NAMES:
         raise ConfigError(f"attention must be one of {', '.join(NAMES)}; got {name!r}")
@@ -40,15 +43,38 @@ def find_attention(name: str, shape: AttentionShape, device: torch.device) -> Ma
         )
     if device.type not in ("cpu", "cuda"):
         raise ConfigError(f"there is no attention for device {device.type!r}; use 'cpu' or 'cuda'")
-    if name == "auto":
-        name = "torch" if device.type == "cpu" else "triton"
+    if name == "auto" and device.type == "cpu":
+        try:
+            return _find_cpu(shape, device)
+        except ConfigError as error:
+            logger.warning("%s; until then 'torch' copies every row's keys: slow", error)
+            name = "torch"
+    if name == "cpu":
+        return _find_cpu(shape, device)
     if name == "torch":
-        plain = TorchAttention if device.type == "cpu" else GatherAttention
-        return lambda _: plain(shape)
+        return lambda _: GatherAttention(shape)
     if name == "varlen":
         varlen = VarlenAttention(shape, device)
         return lambda _: varlen
     return _find_triton(shape, device)
+
+
+def _find_cpu(shape: AttentionShape, device: torch.device) -> MakeAttention:
+    if device.type != "cpu":
+        raise ConfigError(
+            f"attention 'cpu' runs on CPUs only, got device {device.type!r}; use attention 'auto'"
+        )
+    try:
+        from radixserve.attention.cpu_backend import CpuAttention  # noqa: PLC0415
+        from radixserve_kernels.cpu import compiling  # noqa: PLC0415
+
+        compiling.check()
+    except ImportError as error:
+        raise ConfigError(
+            f"attention 'cpu' cannot compile its kernels here ({error}); install numba and an "
+            "OpenMP library (libgomp), or use attention 'torch'"
+        ) from error
+    return lambda _: CpuAttention(shape)
 
 
 def _find_triton(shape: AttentionShape, device: torch.device) -> MakeAttention:

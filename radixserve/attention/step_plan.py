@@ -1,234 +1,230 @@
-"""Which keys meet which queries: worked out once per step, so that no layer has to.
+"""Which keys meet which queries on a CPU: worked out once per step, so that no layer has to.
 
 The pages that several rows begin with are the batch's cascade (``radixserve/cascade.py``): every
 *level* of it is attended by the queries of all its rows, which are a contiguous run of flat tokens
-and see all of its keys. What is left of a row is its own. Rows of several tokens (*chunks*) are
-attended one at a time; rows of one token are gathered into padded *buckets* of similar length:
+and see all of its keys. What is left of a row is its own.
 
     row 0  |AAAAAAAAAAAA|BBBBBB|xxx          levels:  A for the tokens of rows 0 1 2, B for rows 0 1
-    row 1  |AAAAAAAAAAAA|BBBBBB|xxxx         bucket:  the x and y of rows 0 1 2 (padded to 4)
-    row 2  |AAAAAAAAAAAA|yy                           row 3 is too long for it: it has its own
-    row 3  |zzzzzzzzzzzzzzzzzzzz
+    row 1  |AAAAAAAAAAAA|BBBBBB|xxxx         x, y, z: each row's own
+    row 2  |AAAAAAAAAAAA|yy
+    row 3  |zzzzzzzzzzzzzzzzzzzz             its last key is its new one, which no level holds
 
-A row's last key is its own new one, which no level holds: every row is in exactly one bucket, or is
-a chunk. The results of rows in levels are *partial*: they are to be merged with their levels', and
-no bucket holds both kinds. Padding repeats the row's own last key under a mask, so that no
-stranger's slot is ever read.
+Who computes what:
 
-Knows page tables and lengths; knows no keys, no dtype and no model. Everything here is numpy on the
-host. *Cost* of order ``sum(own lengths)``, a fraction of one layer's attention.
+- *Items* of the compiled kernel (``paged_attention/cpu.py``): rows of one token, and most
+  levels. Long runs of keys are cut; how depends on the run's length and nothing else,
+  so a row's result does not depend on the batch.
+- Matrix products: rows of several tokens (*chunks*), one at a time, and levels of very many.
+
+A token behind levels has *partial* results, one of each: those of products in planes, those of
+items in slots, and the kernel merges them.
+
+Knows lengths and page tables; knows no keys, no dtype and no model. Everything here is numpy on the
+host. *Cost*: a loop over levels and chunks, and some 30 us.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from radixserve.attention.base import ForwardBatch
+from radixserve_kernels.cpu.attending import MAX_ITEM_KEYS, TOKEN_FIELDS
+from radixserve_kernels.paged_attention.cpu import Work
+from radixserve_kernels.paged_attention.cpu_kernel import DIRECT, ITEM_FIELDS
 
-IntArray = npt.NDArray[np.int64]
+IntArray = npt.NDArray[np.int32]
 
-MAX_PADDING = 0.25
-"""A row joins a bucket if at most this fraction of its padded length would be padding ..."""
+MAX_ITEM_QUERIES = 384
+"""A level with up to so many queries a key head is the kernel's, which reads its pages in place and
+computes in float32. With more of them bfloat16's matrix instructions are faster."""
 
-FREE_PADDING_KEYS = 512
-"""... or if the bucket's padding stays below this: a call of its own would cost more."""
+ITEM_QUERIES = 96
+"""So many of them are an item at most: their scores have to stay in a core's cache."""
 
-MAX_BUCKET_KEYS = 1 << 13
-"""Padded keys in one bucket: bounds the scratch buffers and keeps them near the caches."""
+LONG_LEVEL_KEYS = 2048
+"""A shorter level is cut twice as often, so that there is something to do for all threads."""
 
-MAX_RUNS = 16
-"""Contiguous runs of slots are copied one by one up to this many, and gathered beyond it."""
+MIN_CUT_KEYS = 64
+"""A row with so many keys is cut in two at least: two threads answer a single request sooner."""
 
+MERGED_TOKENS = 8
+"""Tokens of which nothing is left to do but to merge their products are as many to an item."""
 
-@dataclass(frozen=True, slots=True)
-class Run:
-    """Keys ``[first, first + length)`` of a row lie in slots ``[slot, slot + length)``."""
-
-    first: int
-    slot: int
-    length: int
-
-
-@dataclass(frozen=True, slots=True)
-class KeySet:
-    """Where the keys of some rows lie: a few contiguous runs, or an index."""
-
-    length: int
-    runs: tuple[Run, ...]
-    """Empty if ``index`` is set."""
-    index: torch.Tensor | None
-    """int64[length]: the slot of every key."""
+_NO_TOKENS = np.empty((0, TOKEN_FIELDS), dtype=np.int32)
 
 
 @dataclass(frozen=True, slots=True)
-class SharedKeys:
-    """One level: flat tokens ``[first, last)`` see all of its keys."""
+class Product:
+    """Flat tokens ``[first, last)`` and keys ``[first_key, end_key)`` of a row's page table."""
 
     first: int
     last: int
-    keys: KeySet
+    row: int
+    first_key: int
+    end_key: int
+    plane: int
+    """Which of the tokens' planes the result goes to; ``DIRECT``: it is the tokens' own."""
+    is_causal: bool
+    """A chunk, whose own new keys come last. Else a level: every query sees every key."""
 
-
-@dataclass(frozen=True, slots=True)
-class Chunk:
-    """One row of several tokens: flat tokens ``[first, last)``, whose own keys come last."""
-
-    first: int
-    last: int
-    keys: KeySet
-    """What no level holds."""
-    is_partial: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Bucket:
-    """Rows of one token with about as many keys of their own, padded to ``length``."""
-
-    tokens: slice | torch.Tensor
-    """Their flat tokens: a run, or int64[R]."""
-    num_rows: int
-    length: int
-    keys: KeySet
-    """``R * length`` keys, row after row."""
-    mask: torch.Tensor | None
-    """float32[R, 1, 1, length], 0 or -inf; None if nothing is padding."""
-    is_partial: bool
+    @property
+    def num_keys(self) -> int:
+        return self.end_key - self.first_key
 
 
 @dataclass(frozen=True, slots=True)
 class AttentionPlan:
-    """One step's work, the same for every layer."""
+    """One step's work, the same for every layer. Products come first: items merge."""
 
-    chunks: tuple[Chunk, ...]
-    buckets: tuple[Bucket, ...]
-    levels: tuple[SharedKeys, ...]
-    merged: tuple[slice, ...]
-    """The flat tokens that are in levels: a run for each outermost one."""
+    products: tuple[Product, ...]
+    num_planes: int
+    work: Work
 
 
-def plan_attention(batch: ForwardBatch, page_size: int) -> AttentionPlan:
-    """Plan one step. ``batch`` is on the CPU; its page table is read here and nowhere else."""
-    table = batch.page_table.numpy()
-    starts = batch.query_start_host
-    lengths = np.array(batch.context_lens_host, dtype=np.int64)
-    # How many of each row's first keys are its levels'.
-    num_shared = np.zeros(len(lengths), dtype=np.int64)
-    levels, merged = [], []
+class _Items:
+    """Collects items as columns."""
+
+    def __init__(self) -> None:
+        self._parts: list[IntArray] = []
+
+    def add(
+        self,
+        row: IntArray | int,
+        token: IntArray | int,
+        num_tokens: IntArray | int,
+        first_key: IntArray | int,
+        end_key: IntArray | int,
+        nth: IntArray | int,
+        *,
+        count: int,
+    ) -> None:
+        part = np.zeros((count, ITEM_FIELDS), dtype=np.int32)
+        for field, column in enumerate((row, token, num_tokens, first_key, end_key, nth)):
+            part[:, field] = column
+        self._parts.append(part)
+
+    def all(self) -> IntArray:
+        if len(self._parts) == 1:
+            return self._parts[0]
+        return np.concatenate([np.empty((0, ITEM_FIELDS), dtype=np.int32), *self._parts])
+
+
+def plan_attention(  # noqa: PLR0915 (three kinds of work share what they know of rows)
+    batch: ForwardBatch, page_size: int, group: int
+) -> AttentionPlan:
+    """Plan one step. ``batch`` is on the CPU; ``group``: query heads a key head."""
+    starts: IntArray = batch.query_start.numpy()
+    lengths: IntArray = batch.context_lens.numpy()
+    num_new = starts[1:] - starts[:-1]
+    items = _Items()
+    products: list[Product] = []
+    # Of each row: where its own keys begin, and what its tokens have of levels.
+    begins, planes, slots = np.zeros((3, len(lengths)), dtype=np.int32)
+    max_tokens = 1
     for level in batch.cascade.levels:
-        tokens = slice(starts[level.first_row], starts[level.end_row])
-        pages = table[level.first_row, level.first_page : level.end_page]
-        keys = _keys_of_pages(pages, len(pages) * page_size, page_size)
-        levels.append(SharedKeys(tokens.start, tokens.stop, keys))
-        num_shared[level.first_row : level.end_row] = level.end_page * page_size
-        if level.first_page == 0:
-            merged.append(tokens)
-    assert (num_shared < lengths).all(), "a level holds a row's new key"
-
-    is_single = np.diff(np.array(starts, dtype=np.int64)) == 1
-    chunks = tuple(
-        Chunk(
-            starts[row],
-            starts[row + 1],
-            _own_keys(table[row], int(num_shared[row]), int(lengths[row]), page_size),
-            bool(num_shared[row]),
-        )
-        for row in np.flatnonzero(~is_single).tolist()
-    )
-    buckets = []
-    for is_partial in (False, True):
-        rows = np.flatnonzero(is_single & ((num_shared > 0) == is_partial))
-        for members in bucket_rows(lengths[rows] - num_shared[rows]):
-            inside = rows[members]
-            tokens_inside = np.array([starts[row] for row in inside.tolist()], dtype=np.int64)
-            buckets.append(
-                _bucket(
-                    tokens_inside,
-                    table[inside],
-                    num_shared[inside],
-                    lengths[inside],
-                    page_size,
-                    is_partial=is_partial,
-                )
+        rows = slice(level.first_row, level.end_row)
+        first, last = batch.query_start_host[rows.start], batch.query_start_host[rows.stop]
+        first_key, end_key = level.first_page * page_size, level.end_page * page_size
+        if (last - first) * group <= MAX_ITEM_QUERIES:
+            is_long = end_key - first_key >= LONG_LEVEL_KEYS
+            step = MAX_ITEM_KEYS if is_long else MAX_ITEM_KEYS // 2
+            most = min(last - first, max(1, ITEM_QUERIES // group))
+            cuts = np.arange(first_key, end_key, step, dtype=np.int32)
+            tiles = np.arange(first, last, most, dtype=np.int32)
+            # Those that read the same keys run side by side.
+            cut, tile = np.divmod(np.arange(len(cuts) * len(tiles), dtype=np.int32), len(tiles))
+            items.add(
+                rows.start,
+                tiles[tile],
+                np.minimum(most, last - tiles[tile]),
+                cuts[cut],
+                np.minimum(cuts[cut] + step, end_key),
+                slots[rows.start] + cut,
+                count=len(cut),
             )
-    return AttentionPlan(chunks, tuple(buckets), tuple(levels), tuple(merged))
+            slots[rows] += len(cuts)
+            max_tokens = max(max_tokens, most)
+        else:
+            plane = int(planes[rows.start])
+            products.append(Product(first, last, rows.start, first_key, end_key, plane, False))
+            planes[rows] += 1
+        begins[rows] = end_key
+    assert (begins < lengths).all(), "a level holds a row's new key"
 
-
-def bucket_rows(lengths: IntArray) -> Iterator[IntArray]:
-    """Split rows into buckets of similar length: every row in exactly one, ascending within it."""
-    order = np.argsort(-lengths, kind="stable")
-    descending = lengths[order].tolist()
-    position = 0
-    while position < len(order):
-        longest = descending[position]
-        end, padding = position + 1, 0
-        while end < len(order) and longest * (end + 1 - position) <= MAX_BUCKET_KEYS:
-            waste = longest - descending[end]
-            if waste > MAX_PADDING * longest and padding + waste > FREE_PADDING_KEYS:
-                break
-            padding += waste
-            end += 1
-        yield np.sort(order[position:end])
-        position = end
-
-
-def _bucket(
-    tokens: IntArray,
-    table: npt.NDArray[np.int32],
-    num_shared: IntArray,
-    lengths: IntArray,
-    page_size: int,
-    *,
-    is_partial: bool,
-) -> Bucket:
-    """The bucket of these rows, whose first ``num_shared`` keys are their levels'."""
-    remaining = lengths - num_shared
-    longest = int(remaining.max())
-    num_rows = len(tokens)
-    first = int(tokens[0])
-    run = first + num_rows == int(tokens[-1]) + 1
-    where = slice(first, first + num_rows) if run else torch.from_numpy(tokens)
-    if num_rows == 1:
-        keys = _own_keys(table[0], int(num_shared[0]), int(lengths[0]), page_size)
-        return Bucket(where, 1, longest, keys, None, is_partial)
-    offsets = np.arange(longest, dtype=np.int64)
-    # Beyond its end a row repeats its own last key.
-    positions = num_shared[:, None] + np.minimum(offsets, remaining[:, None] - 1)  # [R, longest]
-    pages = np.take_along_axis(table, positions // page_size, axis=1).astype(np.int64)
-    slots = pages * page_size + positions % page_size
-    mask = None
-    if (remaining != longest).any():
-        is_padding = offsets >= remaining[:, None]
-        mask = torch.from_numpy(np.where(is_padding, np.float32("-inf"), np.float32(0)))
-        mask = mask.view(num_rows, 1, 1, longest)
-    keys = KeySet(num_rows * longest, (), torch.from_numpy(slots.reshape(-1)))
-    return Bucket(where, num_rows, longest, keys, mask, is_partial)
-
-
-def _own_keys(pages: npt.NDArray[np.int32], num_shared: int, length: int, page_size: int) -> KeySet:
-    """Keys ``[num_shared, length)`` of the row with these pages; shared ones fill whole pages."""
-    first_page, skipped = divmod(num_shared, page_size)
-    assert skipped == 0, "levels are whole pages"
-    own = pages[first_page : -(-length // page_size)]
-    return _keys_of_pages(own, length - num_shared, page_size)
-
-
-def _keys_of_pages(pages: npt.NDArray[np.int32], length: int, page_size: int) -> KeySet:
-    """The first ``length`` keys of these pages, as runs of consecutive pages if those are few."""
-    breaks = np.flatnonzero(np.diff(pages) != 1) + 1
-    if len(breaks) >= MAX_RUNS:
-        slots = pages[:, None].astype(np.int64) * page_size + np.arange(page_size)
-        return KeySet(length, (), torch.from_numpy(slots.reshape(-1)[:length]))
-    edges = [0, *breaks.tolist(), len(pages)]
-    runs = tuple(
-        Run(
-            first * page_size,
-            int(pages[first]) * page_size,
-            min(last * page_size, length) - first * page_size,
-        )
-        for first, last in pairwise(edges)
+    is_single = num_new == 1
+    for row in np.flatnonzero(num_new > 1).tolist():
+        first, last = batch.query_start_host[row : row + 2]
+        plane = DIRECT
+        if begins[row]:
+            plane = int(planes[row])
+            planes[row] += 1
+            if not slots[row]:
+                # No item is the last to leave something: one has to come for the merge alone.
+                firsts = np.arange(first, last, MERGED_TOKENS, dtype=np.int32)
+                counts = np.minimum(MERGED_TOKENS, last - firsts)
+                items.add(row, firsts, counts, 0, 0, 0, count=len(firsts))
+                max_tokens = max(max_tokens, MERGED_TOKENS)
+        begin, end = int(begins[row]), int(lengths[row])
+        products.append(Product(first, last, row, begin, end, plane, True))
+    if is_single.all():
+        rows_of_one, tokens = np.arange(len(lengths), dtype=np.int32), starts[:-1]
+    else:
+        rows_of_one = np.flatnonzero(is_single).astype(np.int32)
+        tokens = starts[rows_of_one]
+    _add_own(items, rows_of_one, tokens, begins, lengths, slots)
+    is_partial = begins > 0
+    is_partial |= slots > 0
+    table = _NO_TOKENS
+    num_slots = 0
+    if is_partial.any():
+        table, num_slots = _tokens(num_new, planes, slots)
+    num_planes = int(planes.max(initial=0))
+    return AttentionPlan(
+        tuple(products), num_planes, Work(items.all(), table, num_slots, max_tokens)
     )
-    return KeySet(length, runs, None)
+
+
+def _add_own(
+    items: _Items,
+    rows: IntArray,
+    tokens: IntArray,
+    begins: IntArray,
+    lengths: IntArray,
+    slots: IntArray,
+) -> None:
+    """Items of rows of one token for their own keys. *Mutates* ``slots``: of these rows."""
+    if not len(rows):
+        return
+    begin, end, before = begins[rows], lengths[rows], slots[rows]
+    own = end - begin
+    num_cuts = np.maximum(-(-own // MAX_ITEM_KEYS), 1 + (own >= MIN_CUT_KEYS))
+    # Whole tiles of 16 keys but for the last.
+    step = -(-own // (num_cuts * 16)) * 16
+    num_cuts = -(-own // step)
+    # Who is alone writes the result.
+    is_direct = (num_cuts == 1) & (begin == 0)
+    slots[rows] = before + num_cuts * ~is_direct
+    if int(num_cuts.max()) == 1:
+        nth = np.where(is_direct, DIRECT, before)
+        items.add(rows, tokens, 1, begin, end, nth, count=len(rows))
+        return
+    which = np.repeat(np.arange(len(rows)), num_cuts)
+    number = np.arange(len(which), dtype=np.int32) - (np.cumsum(num_cuts) - num_cuts)[which]
+    first = begin[which] + number * step[which]
+    last = np.minimum(first + step[which], end[which])
+    nth = np.where(is_direct[which], DIRECT, before[which] + number)
+    items.add(rows[which], tokens[which], 1, first, last, nth, count=len(which))
+
+
+def _tokens(num_new: IntArray, planes: IntArray, slots: IntArray) -> tuple[IntArray, int]:
+    """The table of tokens, and how many slots there are."""
+    rows = np.repeat(np.arange(len(num_new)), num_new)
+    per_token = slots[rows]
+    ends = np.cumsum(per_token, dtype=np.int32)
+    table = np.empty((len(rows), TOKEN_FIELDS), dtype=np.int32)
+    table[:, 0] = planes[rows]
+    table[:, 1] = ends - per_token
+    table[:, 2] = per_token
+    table[:, 3] = np.maximum(per_token, 1)
+    return table, int(ends[-1])

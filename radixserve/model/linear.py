@@ -3,7 +3,8 @@
 A weight never changes, so a CPU's library may store it in the order in which its kernel reads it.
 ``F.linear`` does that anew on every call; ``PackedLinear`` did it once. Which of them a weight gets
 is measured when it is loaded (``linear_choice.py``); on a GPU it is always the plain one. All give
-the same numbers up to rounding. Quantised weights: ``linear_int8.py``, ``linear_int4.py``.
+the same numbers up to rounding. By the weight as it is, for few rows:
+``linear_compiled.py``; quantised weights: ``linear_int8.py``, ``linear_int4.py``.
 
 Measured on 2 cores with AVX512-BF16, ms for all products of a step (12 layers, hidden 768, inner
 2,048, vocabulary 16,384, at most 64 rows of logits):
@@ -11,13 +12,18 @@ Measured on 2 cores with AVX512-BF16, ms for all products of a step (12 layers, 
     rows               1     4    16    32    64   512  2048
     bfloat16, plain  8.1   8.2  11.3  13.9  19.7   107   402
     bfloat16, packed 5.6   5.6   7.8  10.8  16.5   101   364
-    8 bits           3.5   3.7  11.4  21.0  33.9   111   414
-    4 bits           2.3   3.0  10.6  19.5  36.7   130   456
     float32, plain    20    35    36          82   427
     float32, packed   13    12    13          31   181
 
-In float32 quantised weights only save memory: torch's kernels are slow there, so all rows are
-multiplied by unpacked weights (8 bits 10 to 26 ms at 1 to 4 rows, 4 bits 34 to 53).
+and, in other runs, for those of the layers alone by compiled kernels (``linear_compiled.py``):
+
+    bfloat16, packed 5.2   5.2   6.3   9.7  15.0
+    bfloat16         4.1   4.7   5.8   9.0  15.5
+    8 bits           2.3   2.5   4.4   8.4  15.4
+    4 bits           2.3   2.8   7.0  13.9  25.3
+
+In float32 8 bits take 2.7 ms at 1 and at 4 rows, 4 bits 2.3 and 3.4. Without compiled kernels
+quantised weights only save memory: all rows are multiplied by unpacked weights.
 """
 
 from typing import Any, Protocol

@@ -11,8 +11,13 @@ itself with its rows padded to 16 and 32. For a quantised weight, the number of 
 from which unpacking beats the kernel: there arithmetic is what takes the time, not memory. An
 alternative has to win by a margin, so that noise does not choose.
 
+Where torch packs nothing, a compiled product takes part instead of a packed one; and for a table
+that look-ups use as well, since it needs no copy of it. Elsewhere it does not: in bfloat16 it takes
+8 to 20 hundredths less than the packed one at 1 to 16 rows, and 5 to 7 more from 64 to 2,048.
+
 *Cost*, measured on 2 cores: 10 to 80 ms for each distinct shape of at most 4,096 x 2,048 (there are
-four of these), 50 to 270 ms for an output layer of 16,384 x 768, in float32 up to 0.7 s; memory for
+four of these), 50 to 270 ms for an output layer of 16,384 x 768, in float32 up to 0.7 s; where a
+kernel has never been compiled on this machine, 1.5 to 2.5 s for each kind of weight; memory for
 32 MiB of copies of a weight and as much of its packed form, or for one packed form that is larger,
 until its shape is decided.
 """
@@ -32,8 +37,9 @@ from radixserve.model.linear import (
     PlainLinear,
     can_pack,
 )
-from radixserve.model.linear_int4 import Int4Linear, fits_int4, packed_block
-from radixserve.model.linear_int8 import Int8Linear, Scratch, fits_kernel
+from radixserve.model.linear_compiled import CompiledLinear, fits_product, match_threads
+from radixserve.model.linear_int4 import Int4Linear, fits_int4
+from radixserve.model.linear_int8 import Int8Linear, Scratch
 from radixserve.model.linear_timing import race
 
 logger = logging.getLogger(__name__)
@@ -52,8 +58,8 @@ _PADDING_MARGIN = 0.85
 """The same for padding: more arithmetic that is faster, where it is, is so by a lot."""
 _TILES = (16, 32)
 """Numbers of rows that padding may fill up to; each is tried with three quarters of it."""
-_CROSSINGS = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128)
-"""Numbers of rows up to which a quantised weight's kernel may be used."""
+_CROSSINGS = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 256)
+"""Numbers of rows up to which a compiled kernel may be used."""
 _UNMEASURED_CROSSING = 8
 
 
@@ -68,71 +74,94 @@ class _Choice:
 class LinearMaker:
     """Makes the products of one model on a CPU, each as soon as its weight is read."""
 
-    def __init__(self, dtype: torch.dtype, quantization: str = NOT_QUANTISED) -> None:
+    def __init__(
+        self, dtype: torch.dtype, quantization: str = NOT_QUANTISED, *, compiled: bool = False
+    ) -> None:
+        """``compiled``: kernels may be compiled in this process, which they are as they are needed.
+
+        *Mutates*, if so, the number of threads that this thread's compiled kernels use.
+        """
         self._dtype = dtype
         self._quantization = quantization
         self._can_pack = can_pack(dtype)
+        self._compiled = compiled and dtype in (torch.float32, torch.bfloat16)
+        if self._compiled:
+            match_threads()
         self._scratch = Scratch(dtype)
-        self._choices: dict[tuple[int, int, str], _Choice] = {}
+        self._choices: dict[tuple[int, int, str, bool], _Choice] = {}
         self._num_bytes = 0
 
     def make(
-        self, weight: torch.Tensor, bias: torch.Tensor | None = None, *, is_head: bool = False
+        self,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None = None,
+        *,
+        is_head: bool = False,
+        is_shared: bool = False,
     ) -> Linear:
         """What multiplies by ``weight`` [out, in] of the maker's dtype; ``bias`` [out]. The weight
-        is kept only where the plain product is best.
+        is kept only where it is multiplied by as it is.
 
         ``is_head``: it is the output layer, which stays in 8 bits where others go to 4: its
-        rounding moves every logit at once.
+        rounding moves every logit at once. ``is_shared``: others keep the weight, so a product
+        that reads it as it is saves memory, if it is as fast or nearly.
         """
         num_outputs, num_inputs = weight.shape
         kind = self._quantization
         if kind == "int4" and (is_head or not fits_int4(weight.shape)):
             kind = "int8"
-        key = (num_outputs, num_inputs, kind)
+        key = (num_outputs, num_inputs, kind, is_shared)
         if key not in self._choices:
             with torch.inference_mode():
-                self._choices[key] = self._choose(weight, kind)
+                self._choices[key] = self._choose(weight, kind, is_shared=is_shared)
         made = self._choices[key].make(weight, bias)
         self._num_bytes += made.num_bytes
         return made
 
     def log(self) -> None:
         """Say what was chosen, in one line."""
-        found = [f"{out}x{ins} {choice.words}" for (out, ins, _), choice in self._choices.items()]
+        found = [f"{out}x{ins} {choice.words}" for (out, ins, *_), choice in self._choices.items()]
         logger.info("products (%.2f GiB): %s", self._num_bytes / 2**30, "; ".join(found))
 
-    def _choose(self, weight: torch.Tensor, kind: str) -> _Choice:
+    def _choose(self, weight: torch.Tensor, kind: str, *, is_shared: bool) -> _Choice:
         is_measured = weight.numel() >= _LEAST_ELEMENTS
         if kind != NOT_QUANTISED:
             return self._choose_crossing(weight, kind, is_measured=is_measured)
         if is_measured:
-            return self._choose_order(weight)
+            return self._choose_order(weight, is_shared=is_shared)
         return _Choice(PlainLinear, "plain")
 
-    def _choose_order(self, weight: torch.Tensor) -> _Choice:
+    def _choose_order(self, weight: torch.Tensor, *, is_shared: bool) -> _Choice:
         num_copies = max(1, _COPIES_BYTES // weight.nbytes)
         copies = [weight, *(weight.clone() for _ in range(num_copies - 1))]
         best: list[Linear] = [PlainLinear(copy) for copy in copies]
-        make: Callable[[torch.Tensor, torch.Tensor | None], Linear] = PlainLinear
-        words = "plain"
-        if self._can_pack:
-            packed = [PackedLinear(weight) for _ in range(num_copies)]
+        choice = _Choice(PlainLinear, "plain")
+        other: _Choice | None = None
+        if self._can_compile(weight) and (is_shared or not self._can_pack):
+            ways = [CompiledLinear(copy, kernel_rows=_CROSSINGS[-1]) for copy in copies]
+            rows = self._crossing([(way.by_kernel, way.by_library) for way in ways], weight)
+            words = f"compiled up to {rows} rows"
+            other = _Choice(partial(CompiledLinear, kernel_rows=rows), words)
+        elif self._can_pack:
+            other = _Choice(PackedLinear, "packed")
+        if other is not None:
+            others = [other.make(copy, None) for copy in copies]
             shares = []
             for count in _ROWS:
                 x = self._rows(count, weight)
                 # With more rows, arithmetic takes the time: fewer runs tell as much.
                 runs = max(1, num_copies // count)
-                plain_s, packed_s = race(_runs(best[:runs], x), _runs(packed[:runs], x))
-                shares.append(packed_s / plain_s)
+                plain_s, other_s = race(_runs(best[:runs], x), _runs(others[:runs], x))
+                shares.append(other_s / plain_s)
             share = sum(shares) / len(shares)
             if share < _MARGIN:
-                best, make = list(packed), PackedLinear
-                words = f"packed ({share:.0%} of plain's time)"
+                best = others
+                choice = _Choice(other.make, f"{other.words} ({share:.0%} of plain's time)")
         table = self._padding(best[:2], weight)
         if table:
-            make, words = partial(_make_padded, make, table), f"{words}, padded rows"
-        return _Choice(make, words)
+            make = partial(_make_padded, choice.make, table)
+            choice = _Choice(make, f"{choice.words}, padded rows")
+        return choice
 
     def _padding(self, linears: Sequence[Linear], weight: torch.Tensor) -> tuple[int, ...]:
         """As what to run each number of rows; empty: none is worth padding."""
@@ -151,36 +180,40 @@ class LinearMaker:
     def _choose_crossing(self, weight: torch.Tensor, kind: str, *, is_measured: bool) -> _Choice:
         quantised = Int4Linear if kind == "int4" else Int8Linear
         rows = _UNMEASURED_CROSSING
-        if kind == "int4" and packed_block() is None:
-            return _Choice(
-                partial(quantised, scratch=self._scratch, kernel_rows=0), f"{kind}, never unpacked"
-            )
-        if kind == "int8" and not fits_kernel(weight.shape):
+        if not self._can_compile(weight):
             return _Choice(
                 partial(quantised, scratch=self._scratch, kernel_rows=0), f"{kind}, always unpacked"
             )
         if is_measured:
-            rows = self._crossing(quantised(weight, None, self._scratch, kernel_rows=0), weight)
+            linear = quantised(weight, None, self._scratch, kernel_rows=1)
+            rows = self._crossing([(linear.by_kernel, linear.by_unpacking)], weight)
         return _Choice(
             partial(quantised, scratch=self._scratch, kernel_rows=rows),
             f"{kind} (unpacked from {rows + 1} rows on)",
         )
 
-    def _crossing(self, linear: Int8Linear | Int4Linear, weight: torch.Tensor) -> int:
-        """The most rows at which the kernel is faster than unpacking; 0: none. Each row costs the
-        kernel more, so it is searched by halves."""
+    def _crossing(
+        self,
+        ways: Sequence[tuple[Callable[[torch.Tensor], object], Callable[[torch.Tensor], object]]],
+        weight: torch.Tensor,
+    ) -> int:
+        """The most rows at which the first way is faster than the second, of each of some weights
+        alike; 0: none. Each row costs the first more, so it is searched by halves."""
         low, high = 0, len(_CROSSINGS)
         while low < high:
             middle = (low + high) // 2
             x = self._rows(_CROSSINGS[middle], weight)
-            kernel_s, unpacked_s = race(
-                [partial(linear.by_kernel, x)], [partial(linear.by_unpacking, x)]
+            kernel_s, other_s = race(
+                [partial(kernel, x) for kernel, _ in ways], [partial(other, x) for _, other in ways]
             )
-            if kernel_s <= unpacked_s:
+            if kernel_s <= other_s:
                 low = middle + 1
             else:
                 high = middle
         return _CROSSINGS[low - 1] if low else 0
+
+    def _can_compile(self, weight: torch.Tensor) -> bool:
+        return self._compiled and fits_product(weight.shape)
 
     def _rows(self, count: int, weight: torch.Tensor) -> torch.Tensor:
         return torch.ones((count, weight.shape[1]), dtype=self._dtype)
@@ -200,7 +233,7 @@ def _make_padded(
 
 
 def check_quantization(quantization: str, dtype: torch.dtype, device: torch.device) -> None:
-    """*Raises* ``ConfigError`` if this device, type or build of torch has no such products."""
+    """*Raises* ``ConfigError`` if this device or type has no such products."""
     if quantization == NOT_QUANTISED:
         return
     if device.type != "cpu":
@@ -212,12 +245,4 @@ def check_quantization(quantization: str, dtype: torch.dtype, device: torch.devi
         raise ConfigError(
             f"quantization {quantization!r} multiplies float32 or bfloat16, not {dtype}; "
             "set dtype to one of them"
-        )
-    needed = ["_weight_int8pack_mm"]
-    if quantization == "int4":
-        needed += ["_convert_weight_to_int4pack_for_cpu", "_weight_int4pack_mm_for_cpu"]
-    if missing := [name for name in needed if not hasattr(torch.ops.aten, name)]:
-        raise ConfigError(
-            f"torch {torch.__version__} has no {', '.join(missing)}, which quantization "
-            f"{quantization!r} needs; install torch 2.11 or newer, or leave it out"
         )

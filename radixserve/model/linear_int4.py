@@ -2,31 +2,25 @@
 ``weight = (nibble - 8) * scale + zero``: 0.625 bytes a weight with 2-byte scales.
 
 Made from the checkpoint's own weights, round to nearest; of some ranges that a group's 16 steps may
-span, the one of least squared error is taken. As in 8 bits, few rows go to torch's kernel and many
-are multiplied by weights that are unpacked, tile by tile, into a scratch buffer (there rounded to
-the activations' type once more, which the kernel does not do). Unpacking takes about as long as
-reading the weights ten times: it pays where the kernel, whose time grows with every row, is slower
-still.
+span, the one of least squared error is taken. As in 8 bits, few rows go to a compiled kernel and
+many are multiplied by weights that are unpacked, tile by tile, into a scratch buffer (there rounded
+to the activations' type once more, as the kernel does where it multiplies in that type). Unpacking
+takes about as long as reading the weights ten times: it pays where the kernel, whose time grows
+with every row, is slower still.
 
-The kernel's order of the nibbles is torch's own affair and depends on the processor. Two orders are
-known here:
-
-    [out / block][in][block / 2] bytes, low nibbles: the block's first half of outputs, high: second
-
-with blocks of 64 (AVX512) or 32 (AVX2). Which one this process has is found by packing a weight and
-looking; in any other (ARM's), all rows go to the kernel.
+A group is 16 bytes: low nibbles are its first 16 inputs, high nibbles the others. A row's groups
+lie in order.
 """
 
-from functools import cache
-
 import torch
+import torch.nn.functional as F  # noqa: N812 (torch's own name for it)
 
+from radixserve.model.linear_compiled import make_product, unpack_int4
 from radixserve.model.linear_int8 import Scratch
 
 GROUP = 32
 """Weights that share a scale and a zero."""
 
-_BLOCKS = (64, 32)
 _SPANS = (1.0, 0.97, 0.93)
 """Parts of a group's range, from its middle, that its 16 steps may span: less than all of it rounds
 most weights better and cuts the ends off. Seven hundredths less squared error than the whole range
@@ -37,7 +31,7 @@ class Int4Linear:
     """``Linear`` by a weight in 4 bits, for float32 and bfloat16 activations on a CPU. Only for
     shapes that ``fits_int4``."""
 
-    __slots__ = ("_bias", "_block", "_kernel_rows", "_packed", "_scales", "_scratch", "_shape")
+    __slots__ = ("_bias", "_kernel_rows", "_packed", "_product", "_scales", "_scratch")
 
     def __init__(
         self,
@@ -49,60 +43,59 @@ class Int4Linear:
     ) -> None:
         """``weight``: [out, in], quantised here and not kept; ``bias``: [out].
 
-        ``kernel_rows``: so many rows at most go to torch's kernel, if others need not.
+        ``kernel_rows``: so many rows at most go to the compiled kernel; 0: there is none.
         """
         assert fits_int4(weight.shape)
-        self._shape = weight.shape
         self._packed, self._scales = quantise_int4(weight)
         self._bias = bias
         self._scratch = scratch
-        self._block = packed_block()
         self._kernel_rows = kernel_rows
+        self._product = make_product(self._packed, bias, self._scales) if kernel_rows else None
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        few = x.shape[0] <= self._kernel_rows or self._block is None
-        product = self.by_kernel(x) if few else self.by_unpacking(x)
-        return product if self._bias is None else product.add_(self._bias)
+        if self._product is None or x.shape[0] > self._kernel_rows:
+            return self.by_unpacking(x)
+        return self._product(x)
 
     def by_kernel(self, x: torch.Tensor) -> torch.Tensor:
-        """The product without the bias, for few rows."""
-        product: torch.Tensor = torch.ops.aten._weight_int4pack_mm_for_cpu.default(
-            x, self._packed, GROUP, self._scales
-        )
-        return product
+        """The product of few rows; not for ``kernel_rows=0``."""
+        assert self._product is not None
+        return self._product(x)
 
     def by_unpacking(self, x: torch.Tensor) -> torch.Tensor:
-        """The product without the bias, for many rows, where the kernel's order is known."""
-        block = self._block
-        assert block is not None
-        num_outputs, num_inputs = self._shape
-        tile = max(block, Scratch.TILE // num_inputs // block * block)
+        """The product of many rows."""
+        num_outputs, num_inputs = self._packed.shape[0], x.shape[1]
+        tile = max(1, Scratch.TILE // num_inputs)
         if num_outputs <= tile:
-            return torch.mm(x, self._numbers(0, num_outputs, block))
+            return F.linear(x, self._numbers(0, num_outputs), self._bias)
         product = x.new_empty((x.shape[0], num_outputs))
         for start in range(0, num_outputs, tile):
             end = min(start + tile, num_outputs)
-            product[:, start:end] = torch.mm(x, self._numbers(start, end, block))
+            bias = None if self._bias is None else self._bias[start:end]
+            product[:, start:end] = F.linear(x, self._numbers(start, end), bias)
         return product
 
-    def _numbers(self, start: int, end: int, block: int) -> torch.Tensor:
-        """The weights of these outputs, whole blocks: [in, end - start]."""
-        num_inputs = self._shape[1]
-        count, half = (end - start) // block, block // 2
-        packed = self._packed[start:end].view(count, num_inputs, half)
+    def _numbers(self, start: int, end: int) -> torch.Tensor:
+        """The weights of these outputs: [end - start, in]."""
+        scales = self._scales[start:end]
+        num_outputs, num_groups, _ = scales.shape
+        packed = self._packed[start:end].view(num_outputs, num_groups, GROUP // 2)
+        if self._product is not None:
+            numbers = self._scratch.numbers(2 * packed.numel()).view(num_outputs, -1)
+            unpack_int4(packed, scales, numbers)
+            return numbers
         nibbles = self._scratch.bytes(packed.numel()).view(packed.shape)
-        signed = nibbles.view(torch.int8).transpose(0, 1)
-        numbers = self._scratch.numbers((end - start) * num_inputs)
-        halves = numbers.view(num_inputs, count, 2, half)
+        signed = nibbles.view(torch.int8)
+        numbers = self._scratch.numbers(2 * packed.numel())
+        halves = numbers.view(num_outputs, num_groups, 2, GROUP // 2)
         # Eight is subtracted from bytes: four times as many fit a register.
         torch.bitwise_and(packed, 15, out=nibbles)
         halves[:, :, 0].copy_(signed.sub_(8))
         torch.bitwise_right_shift(packed, 4, out=nibbles)
         halves[:, :, 1].copy_(signed.sub_(8))
-        grouped = numbers.view(num_inputs // GROUP, GROUP, end - start)
-        # A copy of each, which is small, lets the large operation read them in order.
-        scale, zero = self._scales[:, start:end].permute(2, 0, 1).contiguous().unsqueeze(2)
-        return torch.addcmul(zero, grouped, scale, out=grouped).view(num_inputs, end - start)
+        grouped = numbers.view(num_outputs, num_groups, GROUP)
+        scale, zero = scales.unsqueeze(-2).unbind(-1)
+        return torch.addcmul(zero, grouped, scale, out=grouped).view(num_outputs, -1)
 
     @property
     def num_bytes(self) -> int:
@@ -110,28 +103,28 @@ class Int4Linear:
 
 
 def fits_int4(shape: torch.Size) -> bool:
-    """Whether a weight of [out, in] consists of whole groups and whole blocks."""
-    return shape[0] % max(_BLOCKS) == 0 and shape[1] % GROUP == 0
+    """Whether a weight of [out, in] consists of whole groups."""
+    return shape[1] % GROUP == 0
 
 
 def quantise_int4(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Nibbles in the kernel's order, uint8[out, in / 2], and of ``weight``'s type scales and zeros,
-    [in / 32, out, 2], nearest to ``weight`` [out, in].
+    """Pairs of nibbles, uint8[out, in / 2], and of ``weight``'s type scales and zeros,
+    [out, in / 32, 2], nearest to ``weight`` [out, in].
 
     *Cost*: some thirty passes over the weight in float32, some of whose rows at a time.
     """
     num_outputs, num_inputs = weight.shape
+    num_groups = num_inputs // GROUP
     packed = torch.empty((num_outputs, num_inputs // 2), dtype=torch.uint8)
-    scales = torch.empty((num_inputs // GROUP, num_outputs, 2), dtype=weight.dtype)
-    whole = max(_BLOCKS)
-    step = max(whole, Scratch.TILE // 4 // num_inputs // whole * whole)
+    scales = torch.empty((num_outputs, num_groups, 2), dtype=weight.dtype)
+    step = max(1, Scratch.TILE // 4 // num_inputs)
     for start in range(0, num_outputs, step):
         end = min(start + step, num_outputs)
-        groups = weight[start:end].float().view(end - start, num_inputs // GROUP, GROUP)
+        groups = weight[start:end].float().view(end - start, num_groups, GROUP)
         nibbles, scale, zero = _nearest(groups, weight.dtype)
-        packed[start:end] = _pack(nibbles.view(end - start, num_inputs))
-        scales[:, start:end, 0] = scale.squeeze(-1).t()
-        scales[:, start:end, 1] = zero.squeeze(-1).t()
+        low, high = nibbles.view(end - start, num_groups, 2, GROUP // 2).unbind(2)
+        packed[start:end] = (low + 16 * high).view(end - start, num_inputs // 2)
+        scales[start:end] = torch.cat((scale, zero), dim=-1)
     return packed, scales
 
 
@@ -162,25 +155,3 @@ def _nearest(
     assert scale is not None
     assert zero is not None
     return nibbles.add_(8).to(torch.int32), scale, zero
-
-
-def _pack(nibbles: torch.Tensor) -> torch.Tensor:
-    """From int32[out, in] in 0..15 to the kernel's order."""
-    packed: torch.Tensor = torch.ops.aten._convert_weight_to_int4pack_for_cpu.default(nibbles, 1)
-    return packed
-
-
-@cache
-def packed_block() -> int | None:
-    """The block of the kernel's order in this process; None if it is none of those known here."""
-    whole = max(_BLOCKS)
-    # No two neighbours alike, neither along the outputs nor along the inputs.
-    outputs, inputs = torch.arange(whole, dtype=torch.int32), torch.arange(GROUP, dtype=torch.int32)
-    nibbles = (outputs.unsqueeze(1) * 7 + outputs.unsqueeze(1) // 16 + inputs * 3) % 16
-    packed = _pack(nibbles)
-    for block in _BLOCKS:
-        halves = nibbles.view(whole // block, 2, block // 2, GROUP).transpose(-1, -2)
-        expected = (halves[:, 0] + 16 * halves[:, 1]).to(torch.uint8)
-        if torch.equal(packed.view(-1), expected.reshape(-1)):
-            return block
-    return None

@@ -3,20 +3,18 @@
 Made from the checkpoint's own weights, round to nearest. Two ways to multiply, which mean the same
 weights:
 
-    few rows    torch's kernel reads the bytes as they are: half of bfloat16's memory traffic
+    few rows    a compiled kernel reads the bytes as they are: half of bfloat16's memory traffic
     many rows   bytes become the activations' type, tile by tile in a scratch buffer, for an
                 ordinary product; the scales multiply its result
 
-since the kernel's time grows with every row: at 16 rows bfloat16's packed product has passed it.
-Where they cross is measured (``linear_choice.py``). Every byte is exact in bfloat16, so the ways
-differ by the result's rounding alone. The kernel reads 16 inputs at a time, and past a row's end if
-there are some left: such weights (``fits_kernel``) are always unpacked.
+Where they cross is measured (``linear_choice.py``); without compiled kernels all rows take the
+second way. Every byte is exact in bfloat16, so the ways differ by the result's rounding alone.
 """
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (torch's own name for it)
 
-_KERNEL_INPUTS = 16
+from radixserve.model.linear_compiled import make_product
 
 
 class Scratch:
@@ -58,7 +56,7 @@ def _buffer(count: int, dtype: torch.dtype) -> torch.Tensor:
 class Int8Linear:
     """``Linear`` by a weight in 8 bits, for float32 and bfloat16 activations on a CPU."""
 
-    __slots__ = ("_bias", "_kernel_rows", "_quantised", "_scales", "_scratch")
+    __slots__ = ("_bias", "_kernel_rows", "_product", "_quantised", "_scales", "_scratch")
 
     def __init__(
         self,
@@ -70,34 +68,37 @@ class Int8Linear:
     ) -> None:
         """``weight``: [out, in], quantised here and not kept; ``bias``: [out].
 
-        ``kernel_rows``: so many rows at most go to torch's kernel; none unless it ``fits_kernel``.
+        ``kernel_rows``: so many rows at most go to the compiled kernel; 0: there is none.
         """
-        assert kernel_rows <= 0 or fits_kernel(weight.shape)
         self._quantised, self._scales = quantise_int8(weight)
         self._bias = bias
         self._scratch = scratch
         self._kernel_rows = kernel_rows
+        self._product = make_product(self._quantised, bias, self._scales) if kernel_rows else None
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        product = self.by_kernel(x) if x.shape[0] <= self._kernel_rows else self.by_unpacking(x)
-        return product if self._bias is None else product.add_(self._bias)
+        if self._product is None or x.shape[0] > self._kernel_rows:
+            return self.by_unpacking(x)
+        return self._product(x)
 
     def by_kernel(self, x: torch.Tensor) -> torch.Tensor:
-        """The product without the bias, for few rows."""
-        return torch._weight_int8pack_mm(x, self._quantised, self._scales)
+        """The product of few rows; not for ``kernel_rows=0``."""
+        assert self._product is not None
+        return self._product(x)
 
     def by_unpacking(self, x: torch.Tensor) -> torch.Tensor:
-        """The product without the bias, for many rows."""
+        """The product of many rows."""
         num_outputs, num_inputs = self._quantised.shape
         tile = max(1, Scratch.TILE // num_inputs)
         if num_outputs <= tile:
-            return F.linear(x, self._numbers(0, num_outputs)).mul_(self._scales)
-        product = x.new_empty((x.shape[0], num_outputs))
-        for start in range(0, num_outputs, tile):
-            end = min(start + tile, num_outputs)
-            part = F.linear(x, self._numbers(start, end))
-            torch.mul(part, self._scales[start:end], out=product[:, start:end])
-        return product
+            product = F.linear(x, self._numbers(0, num_outputs)).mul_(self._scales)
+        else:
+            product = x.new_empty((x.shape[0], num_outputs))
+            for start in range(0, num_outputs, tile):
+                end = min(start + tile, num_outputs)
+                part = F.linear(x, self._numbers(start, end))
+                torch.mul(part, self._scales[start:end], out=product[:, start:end])
+        return product if self._bias is None else product.add_(self._bias)
 
     def _numbers(self, start: int, end: int) -> torch.Tensor:
         quantised = self._quantised[start:end]
@@ -106,11 +107,6 @@ class Int8Linear:
     @property
     def num_bytes(self) -> int:
         return self._quantised.nbytes + self._scales.nbytes
-
-
-def fits_kernel(shape: torch.Size) -> bool:
-    """Whether torch's kernel multiplies rightly by a weight of [out, in]."""
-    return shape[1] % _KERNEL_INPUTS == 0
 
 
 def quantise_int8(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

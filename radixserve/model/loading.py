@@ -49,15 +49,17 @@ def load_model(
     max_model_len: int | None = None,
     quantization: str = NOT_QUANTISED,
     spare_bytes: int = 0,
+    compiled: bool = False,
     progress: bool = True,
 ) -> CausalLM:
     """Load a checkpoint's weights, converted to ``dtype``, onto ``device``.
 
     ``max_model_len`` bounds the positions that the model will be given; None means what the
-    checkpoint states. ``quantization``: "none", or on a CPU "int8" or "int4". ``spare_bytes``: what
-    a second copy of tied embeddings may take on a CPU, for faster logits: look-ups need the plain
-    table, the product is two to three times as fast with a packed one. ``progress`` draws a bar on
-    stderr if that is a terminal.
+    checkpoint states. ``quantization``: "none", or on a CPU "int8" or "int4". ``compiled``:
+    products on a CPU may be kernels that are compiled as they are needed. ``spare_bytes``: without
+    them, what a second copy of tied embeddings may take on a CPU, for faster logits: look-ups need
+    the plain table, the product is two to three times as fast with a packed one. ``progress`` draws
+    a bar on stderr if that is a terminal.
 
     *Raises* ``CheckpointError`` naming the tensors that are missing, left over or misshaped, or the
     file that is torn; ``UnsupportedModelError`` for quantised tensors and for a context that the
@@ -71,7 +73,7 @@ def load_model(
     files = TensorFiles(directory)
     check_tensors(files, config)
     layout = model_layout(config)
-    maker = LinearMaker(dtype, quantization) if device.type == "cpu" else None
+    maker = LinearMaker(dtype, quantization, compiled=compiled) if device.type == "cpu" else None
     weights: dict[str, torch.Tensor] = {}
     linears: dict[str, Linear] = {}
     with tqdm(
@@ -92,9 +94,10 @@ def load_model(
             linears[weight.name] = maker.make(target, bias, is_head=weight.name == "lm_head")
     if maker is not None:
         table = weights["embed_tokens"]
-        quantised = quantization != NOT_QUANTISED
-        if config.tie_word_embeddings and (quantised or table.nbytes <= spare_bytes):
-            linears["lm_head"] = maker.make(table, is_head=True)
+        # A compiled product reads the table itself.
+        is_free = compiled or quantization != NOT_QUANTISED
+        if config.tie_word_embeddings and (is_free or table.nbytes <= spare_bytes):
+            linears["lm_head"] = maker.make(table, is_head=True, is_shared=True)
         elif config.tie_word_embeddings:
             logger.info(
                 "tied embeddings are not packed: %.2f GiB more exceed the %.2f that are spare",

@@ -1,12 +1,12 @@
 """The steps of a decoder layer that are not matrix products or attention, behind one interface.
 
-On a CPU they are torch's (``torch_ops.py``); on a GPU each is one Triton kernel
-(``triton_ops.py``), because there a chain of small operations costs a launch and a pass over memory
-each. Both mean the same: sums in float32, one rounding to the tensors' dtype at the end.
+What they mean is said in torch (``torch_ops.py``). A chain of small operations costs a call and a
+pass over memory each, so where kernels run each is one of them: compiled for the processor
+(``cpu_ops.py``), or Triton's (``triton_ops.py``). All mean the same: sums in float32, one rounding
+to the tensors' dtype at the end.
 """
 
-import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -16,23 +16,13 @@ from radixserve.model.rope import RopeTable
 
 @dataclass(frozen=True, slots=True)
 class Norm:
-    """The weights of ``x / rms(x) * weight`` over the last dimension, of size n, where ``rms(x)``
-    is ``sqrt(mean(x ** 2) + eps)``. It is the same as ``x / hypot(|x|, floor) * gain``."""
+    """The weights of ``x / rms(x) * weight`` over the last dimension, where ``rms(x)`` is
+    ``sqrt(mean(x ** 2) + eps)``."""
 
     weight: torch.Tensor
     """[hidden], or [heads, D] for the heads of queries and keys: the queries' weight once per query
     head, then the keys' once per key head."""
     eps: float
-    gain: torch.Tensor = field(init=False)
-    """``weight * sqrt(n)``, float32."""
-    floor: torch.Tensor = field(init=False)
-    """``sqrt(n * eps)``, float32[1]."""
-
-    def __post_init__(self) -> None:
-        size = self.weight.shape[-1]
-        object.__setattr__(self, "gain", self.weight.float() * math.sqrt(size))
-        floor = torch.full((1,), math.sqrt(size * self.eps), device=self.weight.device)
-        object.__setattr__(self, "floor", floor)
 
 
 @dataclass(frozen=True, slots=True)

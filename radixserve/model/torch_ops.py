@@ -1,13 +1,7 @@
-"""The layer operations in plain torch: the CPU's, and the meaning of the kernels'.
+"""The layer operations in plain torch: what those of kernels mean, and what runs without kernels.
 
-At one token a row a CPU spends a good part of a step on calling operations rather than on
-arithmetic, so each is few of them: one rotation for all heads of queries and keys, one norm for
-all. Norms of the residual stream are computed in float32 throughout, by fewer operations than
-squares and their mean would take; of long chunks some rows at a time, so that what is in float32
-stays in the caches.
+Norms of the residual stream are computed in float32 throughout and rounded once.
 """
-
-from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (torch's own name for it)
@@ -15,20 +9,14 @@ import torch.nn.functional as F  # noqa: N812 (torch's own name for it)
 from radixserve.model.ops import HeadShape, Norm
 from radixserve.model.rope import RopeTable, Rotation, rotate
 
-BLOCK_NUMBERS = 1 << 18
-"""Numbers that are in float32 at a time: 1 MiB, what a core's own cache holds."""
-
 
 class TorchOps:
-    """``LayerOps`` for the CPU; right on any device."""
+    """``LayerOps`` for any device."""
 
     def rms_norm(self, x: torch.Tensor, norm: Norm) -> torch.Tensor:
-        if x.numel() <= BLOCK_NUMBERS:
-            return _norm(x.float(), norm).to(x.dtype)
-        normed = torch.empty_like(x)
-        for first, end in _blocks(x):
-            normed[first:end].copy_(_norm(x[first:end].float(), norm))
-        return normed
+        wide = x.float()
+        scale = (wide.square().mean(dim=-1, keepdim=True) + norm.eps).rsqrt()
+        return (wide * scale * norm.weight).to(x.dtype)
 
     def add_rms_norm(self, hidden: torch.Tensor, update: torch.Tensor, norm: Norm) -> torch.Tensor:
         return self.rms_norm(hidden.add_(update), norm)
@@ -61,18 +49,3 @@ class TorchOps:
         keys.view(-1, num_kv_heads, head_dim).index_copy_(0, slots, key)
         values.view(-1, num_kv_heads, head_dim).index_copy_(0, slots, value)
         return query
-
-
-def _norm(wide: torch.Tensor, norm: Norm) -> torch.Tensor:
-    """``norm`` of float32[..., n], by fewer operations than squares and their mean would take.
-    Returns a new tensor."""
-    length: torch.Tensor = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
-    return (wide * length.hypot_(norm.floor).reciprocal_()).mul_(norm.gain)
-
-
-def _blocks(x: torch.Tensor) -> Iterator[tuple[int, int]]:
-    """The rows of ``x`` in runs of ``BLOCK_NUMBERS`` numbers at most, but at least one row."""
-    num_rows = len(x)
-    step = max(1, BLOCK_NUMBERS // (x.numel() // num_rows))
-    for first in range(0, num_rows, step):
-        yield first, min(first + step, num_rows)

@@ -61,7 +61,7 @@ def make_runner(
     dtype = resolve_dtype(config.dtype, device)
     # What cannot be is refused before the weights are read.
     config.batch_limits(device.type)
-    find_attention(config.attention, attention_shape(model_config, config.page_size), device)
+    make = find_attention(config.attention, attention_shape(model_config, config.page_size), device)
     try:
         model = load_model(
             directory,
@@ -71,6 +71,7 @@ def make_runner(
             max_model_len=config.max_model_len,
             quantization=config.quantization,
             spare_bytes=_spare_bytes(model_config, dtype) if device.type == "cpu" else 0,
+            compiled=_is_compiled(make(make_transfer(device)).name, device),
             progress=progress,
         )
     except torch.OutOfMemoryError as error:
@@ -82,6 +83,11 @@ def make_runner(
     # Weights were read, and then packed or quantised.
     give_back_freed()
     return assemble_runner(config, model, progress=progress)
+
+
+def _is_compiled(attention: str, device: torch.device) -> bool:
+    """Whether products and layer operations are compiled kernels, as attention is."""
+    return device.type == "cpu" and attention == "cpu"
 
 
 def _spare_bytes(model_config: ModelConfig, dtype: torch.dtype) -> int:
@@ -102,8 +108,13 @@ def assemble_runner(config: EngineConfig, model: CausalLM, *, progress: bool = T
         config.attention, attention_shape(model_config, config.page_size), transfer
     )
     use_kernels = device.type == "cuda" or attention.name == "triton"
-    ops = make_ops(use_kernels=use_kernels)
-    sampler = Sampler(model_config.vocab_size, transfer, use_kernel=use_kernels)
+    ops = make_ops(attention.name, device)
+    sampler = Sampler(
+        model_config.vocab_size,
+        transfer,
+        use_kernel=use_kernels,
+        is_compiled=device.type == "cpu" and attention.name == "cpu",
+    )
     limits = config.batch_limits(device.type)
     page_bytes = bytes_per_page(
         num_layers=model_config.num_layers,
@@ -213,11 +224,16 @@ def assemble_runner(config: EngineConfig, model: CausalLM, *, progress: bool = T
     return runner
 
 
-def make_ops(*, use_kernels: bool) -> LayerOps:
-    """The layer operations: Triton kernels (GPU, or Triton's interpreter), or torch's."""
-    if not use_kernels:
-        return TorchOps()
-    # Only here: not every platform has Triton.
-    from radixserve.model.triton_ops import TritonOps  # noqa: PLC0415
+def make_ops(attention: str, device: torch.device) -> LayerOps:
+    """The layer operations that go with an attention backend on this device: Triton's kernels on a
+    GPU or under its interpreter, compiled ones with "cpu", and else torch's."""
+    # Imported only where they are used: not every platform has Triton, and numba takes a while.
+    if device.type == "cuda" or attention == "triton":
+        from radixserve.model.triton_ops import TritonOps  # noqa: PLC0415
 
-    return TritonOps()
+        return TritonOps()
+    if attention == "cpu":
+        from radixserve.model.cpu_ops import CpuOps  # noqa: PLC0415
+
+        return CpuOps()
+    return TorchOps()

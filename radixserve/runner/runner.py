@@ -262,7 +262,6 @@ class ModelRunner:
                 continue
             request, params = row.request, row.request.params
             assert params.seed is not None, "params are resolved"
-            token_ids = request.token_ids
             position = row.start + row.num_scheduled_tokens
             for sample in range(row.num_samples):
                 # A row that chooses several tokens is about to fork; then each is another choice's.
@@ -273,9 +272,9 @@ class ModelRunner:
                         params=params,
                         seed=choice_seed(params.seed, index),
                         position=position,
-                        prompt_ids=token_ids[: request.num_prompt_tokens],
+                        prompt_ids=request.prompt_ids,
                         output_ids=request.output_ids,
-                        pending=self._pending[request] if position > len(token_ids) else None,
+                        pending=self._pending[request] if position > request.num_tokens else None,
                         banned_ids=_banned_ids(request, position),
                         choice=request,
                         mask=request.constraint,
@@ -330,5 +329,8 @@ def _scores_by_row(
 def _by_row(
     rows: Sequence[PlannedRow], sampled: Sequence[SampledToken | None]
 ) -> tuple[tuple[SampledToken | None, ...], ...]:
+    if all(row.num_samples == 1 for row in rows):
+        # As it nearly always is.
+        return tuple(zip(sampled, strict=True))
     tokens = iter(sampled)
     return tuple(tuple(next(tokens) for _ in range(row.num_samples)) for row in rows)

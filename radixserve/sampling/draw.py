@@ -18,8 +18,9 @@ def draw_from_vocabulary(weights: torch.Tensor, uniforms: torch.Tensor) -> torch
     """
     num_rows, vocab_size = weights.shape
     num_blocks = -(-vocab_size // BLOCK)
-    padded = torch.nn.functional.pad(weights, (0, num_blocks * BLOCK - vocab_size))
-    blocks = padded.view(num_rows, num_blocks, BLOCK)
+    if vocab_size % BLOCK:
+        weights = torch.nn.functional.pad(weights, (0, num_blocks * BLOCK - vocab_size))
+    blocks = weights.view(num_rows, num_blocks, BLOCK)
     until = blocks.sum(dim=-1, dtype=torch.float64).cumsum(dim=-1)  # [R, num_blocks]
     targets = (uniforms * until[:, -1]).unsqueeze(-1)  # [R, 1]
     block = _first_beyond(until, targets)

@@ -1,19 +1,22 @@
 """Choosing tokens on a CPU, where nothing is asynchronous and looking costs nothing.
 
-Rows that need no more than the greatest raw logit get no more. The others are processed in float32,
-a few at a time; last come those with masks, which may still be in the making. What depends on the
-data (how many candidates a row needs, which rows are sound) is looked up as it comes.
+Rows whose logits nothing changes come first, then those with penalties, biases or bans, of which a
+float32 copy is made, a few at a time; last those with masks, which may still be in the making. What
+depends on the data (how many candidates a row needs, which rows are sound) is looked up as it
+comes. From logits as they are tokens are chosen by torch's operations, or by compiled kernels
+(``compiled_rows.py``).
 """
 
 from collections.abc import Sequence
+from typing import Protocol
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
 from radixserve.sampling.chooser import COLDEST, Chosen
 from radixserve.sampling.draw import draw_from_vocabulary
+from radixserve.sampling.greatest import greatest
 from radixserve.sampling.noise import uniform
+from radixserve.sampling.params import SamplingParams
 from radixserve.sampling.penalties import adjust_logits
 from radixserve.sampling.row import SampleRow, changes_logits
 from radixserve.sampling.seen_tokens import SeenTokens
@@ -23,15 +26,25 @@ from radixserve.sampling.truncation import draw_truncated, needs_ranking
 MAX_PROCESSED_LOGITS = 1 << 21
 """Logits that are processed at a time: bounds the float32 copies and keeps them near the caches."""
 
-_INFINITIES = {torch.bfloat16: 0x7F80, torch.float16: 0x7C00}
-"""The bits of plus infinity in the types of two bytes."""
+
+class RowChooser(Protocol):
+    """Chooses tokens from logits as they are."""
+
+    def choose(
+        self, logits: torch.Tensor, logits_rows: Sequence[int], rows: Sequence[SampleRow]
+    ) -> Chosen:
+        """A token for every row, from row ``logits_rows[i]`` of the logits, [S, V], which are not
+        changed: temperature, truncation and noise are the row's."""
+        ...
 
 
 class HostChooser:
     """Chooses on the CPU. Keeps the seen tokens of choices with penalties, while these live."""
 
-    def __init__(self, vocab_size: int) -> None:
+    def __init__(self, vocab_size: int, row_chooser: RowChooser | None = None) -> None:
+        """``row_chooser``: by default ``TorchRows``."""
         self._vocab_size = vocab_size
+        self._row_chooser = TorchRows() if row_chooser is None else row_chooser
         self.seen_tokens = SeenTokens()
 
     def choose(
@@ -42,136 +55,102 @@ class HostChooser:
         *Cost*: one or two passes over the logits where every row is greedy and asks for nothing
         else; a few otherwise, and a partial ranking of rows with top-k or top-p. Waits for masks.
         """
-        plain = [number for number, row in enumerate(rows) if _is_plain(row)]
-        indices = [rows[number].logits_row for number in plain]
-        everything = indices == list(range(len(logits)))
-        if everything and len(plain) == len(rows):
-            return _greatest(logits)
+        plain: list[int] = []
+        other: list[int] = []
+        masked: list[int] = []
+        for number, row in enumerate(rows):
+            group = masked if row.mask is not None else other if changes_logits(row) else plain
+            group.append(number)
+        step = max(1, MAX_PROCESSED_LOGITS // self._vocab_size)
+        is_drawn = any(row.params.temperature for row in rows)
+        if len(plain) == len(rows) and (len(rows) <= step or not is_drawn):
+            return self._row_chooser.choose(logits, [row.logits_row for row in rows], rows)
         chosen = Chosen(
             torch.empty(len(rows), dtype=torch.int64), torch.empty(len(rows), dtype=torch.bool)
         )
-        masked = [number for number, row in enumerate(rows) if row.mask is not None]
-        other = [n for n, row in enumerate(rows) if row.mask is None and not _is_plain(row)]
-        if plain:
-            greatest = _greatest(logits if everything else logits[torch.tensor(indices)])
-            _fill(chosen, plain, greatest.token_ids, greatest.is_sound)
-        step = max(1, MAX_PROCESSED_LOGITS // self._vocab_size)
-        for group in (other, masked):
+        for group in (plain, other, masked):
             for first in range(0, len(group), step):
                 numbers = group[first : first + step]
-                ids, is_sound = self._process([rows[n] for n in numbers], logits, previous)
-                _fill(chosen, numbers, ids, is_sound)
+                some = [rows[number] for number in numbers]
+                places: Sequence[int] = [row.logits_row for row in some]
+                source = logits
+                if group is not plain:
+                    source, places = self._adjust(logits, some, previous), range(len(some))
+                index = torch.tensor(numbers)
+                chosen.token_ids[index], chosen.is_sound[index] = self._row_chooser.choose(
+                    source, places, some
+                )
         return chosen
 
-    def _process(
-        self, rows: Sequence[SampleRow], logits: torch.Tensor, previous: torch.Tensor | None
-    ) -> Chosen:
-        """Rows that need more than the greatest raw logit: all of them have masks, or none has."""
-        processed = logits[torch.tensor([row.logits_row for row in rows])].float()
-        if any(changes_logits(row) for row in rows):
-            adjust_logits(processed, rows, self.seen_tokens, previous)
+    def _adjust(
+        self, logits: torch.Tensor, rows: Sequence[SampleRow], previous: torch.Tensor | None
+    ) -> torch.Tensor:
+        """The rows' logits, float32[R, V], with penalties, biases, bans and masks."""
+        adjusted = logits[torch.tensor([row.logits_row for row in rows])].float()
+        if any(map(changes_logits, rows)):
+            adjust_logits(adjusted, rows, self.seen_tokens, previous)
         masks = [row.mask for row in rows if row.mask is not None]
         if masks:
-            forbid_on_host(processed, pack(masks))
-        best, chosen = _argmax(processed)
-        is_sound = best.isfinite()
-        numbers = [n for n, row in enumerate(rows) if row.params.temperature]
-        if len(numbers) == len(rows):
-            chosen = self._draw(processed, best, is_sound, rows)
-        elif numbers:
+            forbid_on_host(adjusted, pack(masks))
+        return adjusted
+
+
+class TorchRows:
+    """``RowChooser`` by torch and numpy, which are everywhere."""
+
+    def choose(
+        self, logits: torch.Tensor, logits_rows: Sequence[int], rows: Sequence[SampleRow]
+    ) -> Chosen:
+        """As ``RowChooser``. *Cost*: some forty operations where a row is drawn."""
+        raw = logits
+        if list(logits_rows) != list(range(len(logits))):
+            raw = logits[torch.tensor(logits_rows)]
+        # Found fastest among the raw ones: temperature does not move it.
+        chosen, is_sound = greatest(raw)
+        numbers = [number for number, row in enumerate(rows) if row.params.temperature]
+        if numbers:
             drawn = torch.tensor(numbers)
-            chosen[drawn] = self._draw(
-                processed[drawn], best[drawn], is_sound[drawn], [rows[n] for n in numbers]
-            )
+            best = raw.gather(1, chosen.unsqueeze(-1)).float()
+            scaled = (raw if len(numbers) == len(rows) else raw[drawn]).float() - best[drawn]
+            some = [rows[number] for number in numbers]
+            chosen[drawn] = _draw(scaled, is_sound[drawn], some)
         return Chosen(chosen, is_sound)
 
-    def _draw(
-        self,
-        processed: torch.Tensor,
-        best: torch.Tensor,
-        is_sound: torch.Tensor,
-        rows: Sequence[SampleRow],
-    ) -> torch.Tensor:
-        """Draw for rows whose temperature is above 0. *Mutates* ``processed``. Returns int64[R]."""
-        uniforms = torch.tensor(
-            [uniform(row.seed, row.position) for row in rows], dtype=torch.float64
-        )
-        temperatures = torch.tensor([max(row.params.temperature or 0.0, COLDEST) for row in rows])
-        # The maximum goes first, so that a small temperature sends the rest to minus infinity and
-        # nothing to plus infinity.
-        scaled = processed.sub_(best.unsqueeze(-1))
-        scaled.div_(temperatures.unsqueeze(-1))
-        scaled[~is_sound] = 0.0
-        chosen = torch.empty(len(rows), dtype=torch.int64)
-        needs = [needs_ranking(row.params, self._vocab_size) for row in rows]
-        ranked = [n for n, does in enumerate(needs) if does]
-        unranked = [n for n, does in enumerate(needs) if not does]
-        if ranked:
-            index = torch.tensor(ranked)
-            chosen[index] = draw_truncated(
-                scaled[index], [rows[n].params for n in ranked], uniforms[index]
-            )
-        if unranked:
-            index = torch.tensor(unranked)
-            weights = scaled[index].exp_()
-            min_p = torch.tensor(
-                [rows[n].params.min_p for n in unranked], dtype=weights.dtype
-            ).unsqueeze(-1)
-            weights.masked_fill_(weights < min_p, 0.0)
-            chosen[index] = draw_from_vocabulary(weights, uniforms[index])
-        return chosen
 
+def _draw(scaled: torch.Tensor, is_sound: torch.Tensor, rows: Sequence[SampleRow]) -> torch.Tensor:
+    """Draw for rows whose temperature is above 0. Returns int64[R].
 
-def _is_plain(row: SampleRow) -> bool:
-    """Whether the row's token is the greatest raw logit and nothing else is asked for."""
-    return row.mask is None and not row.params.temperature and not changes_logits(row)
-
-
-def _greatest(logits: torch.Tensor) -> Chosen:
-    """The lowest id of the greatest logit of every row, [R, V] of any floating type.
-
-    Numbers of two bytes are compared as integers, for which they need no widening: those above zero
-    are in the order of their bits. Rows without one, and rows with a NaN, are looked at as numbers.
+    ``scaled``: the logits less their row's greatest, so that a small temperature sends the rest to
+    minus infinity and nothing to plus infinity. *Mutates* it.
     """
-    infinity = _INFINITIES.get(logits.dtype)
-    if infinity is None:
-        best, ids = _argmax(logits)
-        return Chosen(ids, best.isfinite())
-    bits: npt.NDArray[np.int16] = logits.view(torch.int16).numpy()
-    best_ids = bits.argmax(axis=-1)
-    best_bits = np.take_along_axis(bits, best_ids[:, np.newaxis], axis=-1)[:, 0]
-    # A NaN with its sign set is a large negative number's neighbour, and only shows without signs.
-    has_no_nan = bits.view(np.uint16).max(axis=-1) <= infinity + 0x8000
-    is_sound = (best_bits > 0) & (best_bits < infinity) & has_no_nan
-    chosen = Chosen(torch.from_numpy(best_ids), torch.from_numpy(is_sound))
-    doubtful = np.flatnonzero(~is_sound)
-    if len(doubtful):
-        best, ids = _argmax(logits[torch.from_numpy(doubtful)])
-        _fill(chosen, doubtful.tolist(), ids, best.isfinite())
+    params = [row.params for row in rows]
+    uniforms = torch.tensor([uniform(row.seed, row.position) for row in rows], dtype=torch.float64)
+    # What would change nothing is left out: it is a pass over the logits, or ten small calls.
+    if any(p.temperature != 1.0 for p in params):
+        temperatures = torch.tensor([max(p.temperature or 0.0, COLDEST) for p in params])
+        scaled.div_(temperatures.unsqueeze(-1))
+    if not bool(is_sound.all()):
+        scaled[~is_sound] = 0.0
+    vocab_size = scaled.shape[1]
+    ranked = [n for n, one in enumerate(params) if needs_ranking(one, vocab_size)]
+    if not ranked:
+        return _draw_unranked(scaled, params, uniforms)
+    if len(ranked) == len(params):
+        return draw_truncated(scaled, params, uniforms)
+    chosen = torch.empty(len(params), dtype=torch.int64)
+    unranked = [n for n, one in enumerate(params) if not needs_ranking(one, vocab_size)]
+    for draw, numbers in ((draw_truncated, ranked), (_draw_unranked, unranked)):
+        index = torch.tensor(numbers)
+        chosen[index] = draw(scaled[index], [params[n] for n in numbers], uniforms[index])
     return chosen
 
 
-def _argmax(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Greatest logit of every row, float32[R], and the lowest id that has it, int64[R]. NaN and
-    the lowest id that is one, if the row holds one.
-
-    By numpy, a few rows at a time: on a CPU it takes a tenth of the time that torch does.
-    """
-    num_rows, vocab_size = logits.shape
-    best = np.empty(num_rows, dtype=np.float32)
-    ids = np.empty(num_rows, dtype=np.int64)
-    step = max(1, MAX_PROCESSED_LOGITS // vocab_size)
-    for first in range(0, num_rows, step):
-        some = slice(first, first + step)
-        values: npt.NDArray[np.float32] = logits[some].float().numpy()
-        ids[some] = values.argmax(axis=-1)
-        best[some] = np.take_along_axis(values, ids[some, np.newaxis], axis=-1)[:, 0]
-    return torch.from_numpy(best), torch.from_numpy(ids)
-
-
-def _fill(
-    chosen: Chosen, numbers: Sequence[int], token_ids: torch.Tensor, is_sound: torch.Tensor
-) -> None:
-    index = torch.tensor(numbers)
-    chosen.token_ids[index] = token_ids
-    chosen.is_sound[index] = is_sound
+def _draw_unranked(
+    scaled: torch.Tensor, params: Sequence[SamplingParams], uniforms: torch.Tensor
+) -> torch.Tensor:
+    """Draw for rows without top-k and top-p. *Mutates* ``scaled``. Returns int64[R]."""
+    weights = scaled.exp_()
+    if any(one.min_p for one in params):
+        min_p = torch.tensor([one.min_p for one in params], dtype=weights.dtype).unsqueeze(-1)
+        weights.masked_fill_(weights < min_p, 0.0)
+    return draw_from_vocabulary(weights, uniforms)

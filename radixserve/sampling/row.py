@@ -1,16 +1,16 @@
 """One token to be chosen: which logits, under which parameters, with which noise. Data only."""
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from radixserve.ids import TokenArray
 from radixserve.sampling.params import SamplingParams
 from radixserve.sampling.token_mask import TokenMask
 
 
-@dataclass(frozen=True, slots=True)
-class SampleRow:
-    """What the sampler needs to know of one choice of one request."""
+class SampleRow(NamedTuple):
+    """What the sampler needs to know of one choice of one request. A tuple, for there is one per
+    token."""
 
     logits_row: int
     """Which row of the logits; several choices may share one."""

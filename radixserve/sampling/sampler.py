@@ -23,7 +23,7 @@ import torch
 
 from radixserve.device.transfer import Fetch, Transfer
 from radixserve.sampling.chooser import Chooser
-from radixserve.sampling.host_chooser import HostChooser
+from radixserve.sampling.host_chooser import HostChooser, RowChooser
 from radixserve.sampling.logprobs import LogprobTensors, launch_logprobs, told, wants_logprobs
 from radixserve.sampling.params import SamplingDefaults, SamplingParams
 from radixserve.sampling.row import SampleRow
@@ -36,9 +36,12 @@ _NOTHING = -1
 class Sampler:
     """Chooses tokens."""
 
-    def __init__(self, vocab_size: int, transfer: Transfer, *, use_kernel: bool) -> None:
+    def __init__(
+        self, vocab_size: int, transfer: Transfer, *, use_kernel: bool, is_compiled: bool = False
+    ) -> None:
         """``use_kernel``: whether kernels choose, which needs Triton. On a GPU they must; on a CPU
-        they run under Triton's interpreter only, and slowly."""
+        they run under Triton's interpreter only, and slowly. ``is_compiled``: whether, without
+        them, kernels compiled for the processor choose, which needs numba."""
         self._transfer = transfer
         self._chooser: Chooser
         if use_kernel:
@@ -48,7 +51,13 @@ class Sampler:
             self._chooser = KernelChooser(vocab_size, transfer)
         else:
             assert transfer.device.type == "cpu", "without kernels tokens are chosen on the host"
-            self._chooser = HostChooser(vocab_size)
+            row_chooser: RowChooser | None = None
+            if is_compiled:
+                # Imported here: it imports numba.
+                from radixserve.sampling.compiled_rows import CompiledRows  # noqa: PLC0415
+
+                row_chooser = CompiledRows()
+            self._chooser = HostChooser(vocab_size, row_chooser)
 
     def launch(
         self,

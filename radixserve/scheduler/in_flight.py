@@ -24,6 +24,7 @@ Costs: O(rows of the plan); asking whether anything is in flight, O(1).
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from radixserve.request import Request, Status
 from radixserve.scheduler.plan import PlannedLoad, PlannedRow, StepPlan
@@ -36,8 +37,7 @@ class _Step:
     """Whose rows and loads in it are void."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Part:
+class _Part(NamedTuple):
     """What one step does for one request."""
 
     start: int

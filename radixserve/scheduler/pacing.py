@@ -1,7 +1,8 @@
 """How many prompt tokens a step may carry while answers are streaming.
 
 A chunk of a long prompt in the same step holds up every stream by the time the chunk takes. Pacing
-bounds a step that carries both to ``stretch`` times a step without chunks:
+bounds a step that carries both to ``stretch`` times a step without chunks or, if that is longer, to
+what a step with ``MIN_CHUNK_TOKENS`` takes:
 
     streams only    |- d -|
     with a chunk    |- d -|---- n * c ----|   <=  stretch * d      hence  n = (stretch - 1) * d / c
@@ -9,6 +10,11 @@ bounds a step that carries both to ``stretch`` times a step without chunks:
 ``d`` (seconds of a step of one-token rows) and ``c`` (seconds per chunk token) are moving averages
 of measured steps, so the bound follows the machine, the model and the load. The number of tokens
 per chunk never changes a token that is generated, only when.
+
+A chunk also costs what does not depend on its size: it grows with the context behind which the
+chunk lies. It counts as part of ``c``, which is exact where ``n`` has settled, since there it is
+measured at that very ``n``; until then it takes some more steps to get there. Where it alone is
+more than ``(stretch - 1) * d`` no chunk would keep to the first bound, and the second one holds.
 
 Knows no clock (durations are given to it), no requests and no pages.
 """

@@ -266,14 +266,14 @@ class Scheduler:
             assert request.lease is not None
             if request.lease.pending_copy is not None:
                 self._cache.finish_copy(request.lease)
-            if any(token is None for token in sampled):
+            tokens = [token for token in sampled if token is not None]
+            if len(tokens) < len(sampled):
                 reason, error = end_without_token(request)
                 deltas.extend(self._end(request, reason, error=error))
                 continue
             if row.num_scores:
                 request.take_scores(row.start, result.scores[number])
             self._running.commit(request)
-            tokens = [token for token in sampled if token is not None]
             if len(tokens) > 1:
                 deltas.extend(self._fork(request, tokens[1:]))
             if tokens:

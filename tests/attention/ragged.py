@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from radixserve.attention.base import AttentionShape, ForwardBatch
-from radixserve.attention.torch_backend import TorchAttention
+from radixserve.attention.cpu_backend import CpuAttention
 from radixserve.cascade import NO_CASCADE, Cascade, Level
 from radixserve_kernels.paged_attention.reference import paged_attention_reference
 
@@ -141,10 +141,10 @@ def make_case(
 
 
 def run_case(
-    case: RaggedCase, dtype: torch.dtype = torch.float32, attention: TorchAttention | None = None
+    case: RaggedCase, dtype: torch.dtype = torch.float32, attention: CpuAttention | None = None
 ) -> torch.Tensor:
-    """What ``TorchAttention`` makes of the case in ``dtype``: [T, num_heads, head_dim]."""
-    attention = attention or TorchAttention(case.shape)
+    """What ``CpuAttention`` makes of the case in ``dtype``: [T, num_heads, head_dim]."""
+    attention = attention or CpuAttention(case.shape)
     keys, values = stored(case, dtype)
     plan = attention.plan(case.batch)
     out = attention.forward(case.query.to(dtype), keys, values, case.batch, plan)

@@ -10,9 +10,9 @@ import torch
 
 from radixserve.attention import triton_backend
 from radixserve.attention.base import AttentionShape, ForwardBatch
+from radixserve.attention.cpu_backend import CpuAttention
 from radixserve.attention.gather_backend import GatherAttention
 from radixserve.attention.registry import make_attention
-from radixserve.attention.torch_backend import TorchAttention
 from radixserve.attention.triton_backend import TritonAttention, TritonPlan, cascade_costs
 from radixserve.cascade import Cascade, Level
 from radixserve.device.transfer import HostTransfer, make_transfer
@@ -304,8 +304,9 @@ class ElsewhereTransfer(HostTransfer):
 
 def test_the_registry_knows_the_best_for_every_device(monkeypatch: pytest.MonkeyPatch) -> None:
     host, gpu = HostTransfer(), ElsewhereTransfer("cuda:0")
-    assert isinstance(make_attention("auto", SHAPE, host), TorchAttention)
-    assert isinstance(make_attention("torch", SHAPE, host), TorchAttention)
+    assert isinstance(make_attention("auto", SHAPE, host), CpuAttention)
+    assert isinstance(make_attention("cpu", SHAPE, host), CpuAttention)
+    assert isinstance(make_attention("torch", SHAPE, host), GatherAttention)
     assert isinstance(make_attention("torch", SHAPE, gpu), GatherAttention)
     monkeypatch.setattr(triton_backend, "new_partials", lambda *_: ())
     monkeypatch.setattr(triton_backend, "prepare_attention", lambda *_, **__: None)
@@ -318,12 +319,14 @@ def test_the_registry_knows_the_best_for_every_device(monkeypatch: pytest.Monkey
 
 def test_the_registry_says_why_not(monkeypatch: pytest.MonkeyPatch) -> None:
     host, gpu = HostTransfer(), ElsewhereTransfer("cuda:0")
-    with pytest.raises(ConfigError, match="one of auto, torch, triton, varlen; got 'flash'"):
+    with pytest.raises(ConfigError, match="one of auto, cpu, torch, triton, varlen; got 'flash'"):
         make_attention("flash", SHAPE, host)
     with pytest.raises(ConfigError, match="3 query heads cannot share 2"):
         make_attention("auto", replace(SHAPE, num_heads=3), host)
     with pytest.raises(ConfigError, match="no attention for device 'meta'"):
         make_attention("auto", SHAPE, ElsewhereTransfer("meta"))
+    with pytest.raises(ConfigError, match="'cpu' runs on CPUs only, got device 'cuda'"):
+        make_attention("cpu", SHAPE, gpu)
     with pytest.raises(ConfigError, match="'varlen' runs on CUDA GPUs only, got device 'cpu'"):
         make_attention("varlen", SHAPE, host)
     monkeypatch.setattr(target, "INTERPRETED", False)
@@ -345,4 +348,18 @@ def test_without_triton_the_registry_says_what_to_do(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(builtins, "__import__", without_triton)
     with pytest.raises(ConfigError, match=r"No module named 'triton'.*install triton 3\.6"):
         make_attention("auto", SHAPE, ElsewhereTransfer("cuda:0"))
-    assert isinstance(make_attention("auto", SHAPE, HostTransfer()), TorchAttention)
+    assert isinstance(make_attention("auto", SHAPE, HostTransfer()), CpuAttention)
+
+
+def test_where_kernels_cannot_be_compiled_torch_does(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def check() -> None:
+        raise ImportError("numba finds neither OpenMP nor TBB here")
+
+    monkeypatch.setattr("radixserve_kernels.cpu.compiling.check", check)
+    with pytest.raises(ConfigError, match=r"neither OpenMP nor TBB.*install numba and an OpenMP"):
+        make_attention("cpu", SHAPE, HostTransfer())
+    with caplog.at_level("WARNING"):
+        assert isinstance(make_attention("auto", SHAPE, HostTransfer()), GatherAttention)
+    assert "neither OpenMP nor TBB" in caplog.text

@@ -12,15 +12,11 @@ from radixserve.errors import ConfigError
 from radixserve.model import linear_choice
 from radixserve.model.linear import Linear, PackedLinear, PaddedLinear, PlainLinear, can_pack
 from radixserve.model.linear_choice import LinearMaker, check_quantization
-from radixserve.model.linear_int4 import (
-    GROUP,
-    Int4Linear,
-    fits_int4,
-    packed_block,
-    quantise_int4,
-)
+from radixserve.model.linear_compiled import CompiledLinear
+from radixserve.model.linear_int4 import GROUP, Int4Linear, fits_int4, quantise_int4
 from radixserve.model.linear_int8 import Int8Linear, Scratch, quantise_int8
 from radixserve.model.linear_timing import race
+from radixserve_kernels.linear.reference import weight_of_int4, weight_of_int8
 
 CPU = torch.device("cpu")
 DTYPES = (torch.float32, torch.bfloat16)
@@ -56,17 +52,11 @@ def error(found: torch.Tensor, expected: torch.Tensor) -> float:
 
 
 def int8_weight(weight: torch.Tensor) -> torch.Tensor:
-    quantised, scales = quantise_int8(weight)
-    return quantised.double() * scales.double().unsqueeze(1)
+    return weight_of_int8(*quantise_int8(weight))
 
 
 def int4_weight(weight: torch.Tensor) -> torch.Tensor:
-    """What the kernel itself says of the packed weight: its product with one input at a time."""
-    packed, scales = quantise_int4(weight)
-    unit = torch.eye(weight.shape[1])
-    kernel = torch.ops.aten._weight_int4pack_mm_for_cpu
-    meant: torch.Tensor = kernel(unit, packed, GROUP, scales.float())
-    return meant.T.contiguous().double()
+    return weight_of_int4(*quantise_int4(weight))
 
 
 # ---- plain, packed, padded -----------------------------------------------------------------------
@@ -87,6 +77,25 @@ def test_plain_and_packed_mean_the_same(
         for kind in kinds:
             assert error(kind(x), exact(x, weight, bias)) < ROUNDING[dtype]
     assert [kind.num_bytes for kind in kinds] == [weight.nbytes] * 2
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("has_bias", [False, True])
+def test_compiled_means_the_same_in_both_ways(dtype: torch.dtype, has_bias: bool) -> None:
+    weight, bias = weight_of(101, 77, dtype), bias_of(101, dtype) if has_bias else None
+    made = CompiledLinear(weight, bias, kernel_rows=4)
+    for count in (1, 4, 5, 33):
+        x = rows_of(count, 77, dtype)
+        ways = (made.by_kernel(x), made.by_library(x))
+        assert torch.equal(made(x), ways[count > 4])
+        for way in ways:
+            assert error(way, exact(x, weight, bias)) < ROUNDING[dtype]
+    assert made.num_bytes == weight.nbytes
+    # Nothing is copied: it goes on to mean what the weight holds.
+    weight.mul_(-2)
+    for count in (1, 5):
+        x = rows_of(count, 77, dtype)
+        assert error(made(x), exact(x, weight, bias)) < ROUNDING[dtype]
 
 
 class Recorded:
@@ -153,23 +162,28 @@ def test_both_ways_of_int8_are_the_same_product(
         x = rows_of(count, 96, dtype)
         expected = exact(x, int8_weight(weight), bias)
         assert error(made(x), expected) < 2 * ROUNDING[dtype]
-        assert error(made.by_kernel(x), exact(x, int8_weight(weight), None)) < ROUNDING[dtype]
+        assert error(made.by_kernel(x), expected) < ROUNDING[dtype]
     assert made.num_bytes == 192 * 96 + 192 * dtype.itemsize
 
 
-@pytest.mark.parametrize("shape", [(64, 37), (64, 40), (520, 520)])
-def test_int8_of_inputs_that_are_no_multiple_of_16_is_always_unpacked(
-    shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("quantization", ["int8", "int4"])
+@pytest.mark.parametrize(
+    ("shape", "compiled"),
+    [((64, 64), False), ((520, 544), False), ((3, 64), True), ((64, 24), True)],
+)
+def test_without_a_kernel_all_rows_are_unpacked(
+    quantization: str, shape: tuple[int, int], compiled: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Torch's kernel reads 16 at a time: it crashed, or took some of the next row's."""
-    monkeypatch.setattr(Int8Linear, "by_kernel", lambda self, x: pytest.fail("to the kernel"))
+    for kind in (Int8Linear, Int4Linear):
+        monkeypatch.setattr(kind, "by_kernel", lambda self, x: pytest.fail("to the kernel"))
     weight, bias = weight_of(*shape, torch.bfloat16), bias_of(shape[0], torch.bfloat16)
-    for quantization in ("int8", "int4"):
-        made = LinearMaker(torch.bfloat16, quantization).make(weight, bias)
-        for count in (1, 3, 8):
-            x = rows_of(count, shape[1], torch.bfloat16)
-            expected = exact(x, int8_weight(weight), bias)
-            assert error(made(x), expected) < 2 * ROUNDING[torch.bfloat16]
+    made = LinearMaker(torch.bfloat16, quantization, compiled=compiled).make(weight, bias)
+    is_int4 = quantization == "int4" and fits_int4(weight.shape)
+    assert isinstance(made, Int4Linear if is_int4 else Int8Linear)
+    meant = int4_weight(weight) if is_int4 else int8_weight(weight)
+    for count in (1, 3, 8):
+        x = rows_of(count, shape[1], torch.bfloat16)
+        assert error(made(x), exact(x, meant, bias)) < 2 * ROUNDING[torch.bfloat16]
 
 
 # ---- 4 bits --------------------------------------------------------------------------------------
@@ -187,7 +201,7 @@ def test_both_ways_of_int4_are_the_same_product(
         x = rows_of(count, 96, dtype)
         expected = exact(x, int4_weight(weight), bias)
         assert error(made(x), expected) < 2 * ROUNDING[dtype]
-        assert error(made.by_kernel(x), exact(x, int4_weight(weight), None)) < ROUNDING[dtype]
+        assert error(made.by_kernel(x), expected) < 2 * ROUNDING[dtype]
     assert made.num_bytes == 192 * 96 // 2 + 2 * dtype.itemsize * 192 * 96 // GROUP
 
 
@@ -218,28 +232,8 @@ def test_int4_holds_groups_of_equal_weights() -> None:
     assert torch.equal(int4_weight(weight), weight.double())
 
 
-def test_rows_stay_with_the_kernel_where_its_order_is_not_known(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    from radixserve.model import linear_int4  # noqa: PLC0415
-
-    monkeypatch.setattr(linear_int4, "packed_block", lambda: None)
-    monkeypatch.setattr(linear_choice, "packed_block", lambda: None)
-    weight = weight_of(64, 64, torch.float32)
-    made = LinearMaker(torch.float32, "int4").make(weight)
-    x = rows_of(200, 64, torch.float32)
-    assert error(made(x), exact(x, int4_weight(weight), None)) < ROUNDING[torch.float32]
-
-
-def test_the_orders_of_intels_and_amds_processors_are_known() -> None:
-    blocks = {"AVX512": 64, "AVX2": 32}
-    assert packed_block() == blocks.get(torch.backends.cpu.get_cpu_capability())
-
-
-@pytest.mark.parametrize(
-    ("shape", "fits"), [((64, 32), True), ((64, 48), False), ((96, 64), False)]
-)
-def test_what_fits_groups_and_blocks(shape: tuple[int, int], fits: bool) -> None:
+@pytest.mark.parametrize(("shape", "fits"), [((64, 32), True), ((7, 96), True), ((64, 48), False)])
+def test_what_fits_groups(shape: tuple[int, int], fits: bool) -> None:
     assert fits_int4(torch.Size(shape)) == fits
 
 
@@ -252,12 +246,14 @@ def chosen(
     *,
     shape: tuple[int, int] = (1024, 512),
     quantization: str = "none",
+    compiled: bool = False,
+    can_pack: bool = True,
     **arguments: Any,
 ) -> Linear:
     """What is made if an alternative, told by its runs, takes so many seconds."""
     monkeypatch.setattr(linear_choice, "race", lambda *each: [seconds(runs) for runs in each])
-    monkeypatch.setattr(linear_choice, "can_pack", lambda dtype: True)
-    maker = LinearMaker(torch.float32, quantization)
+    monkeypatch.setattr(linear_choice, "can_pack", lambda dtype: can_pack)
+    maker = LinearMaker(torch.float32, quantization, compiled=compiled)
     return maker.make(weight_of(*shape, torch.float32), **arguments)
 
 
@@ -273,6 +269,31 @@ def test_packed_has_to_win_by_a_margin(monkeypatch: pytest.MonkeyPatch) -> None:
 
         made = chosen(monkeypatch, seconds)
         assert type(made) is kind
+
+
+def test_compiled_races_where_nothing_is_packed_or_a_copy_would_be(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for share, kind in ((0.9, CompiledLinear), (0.97, PlainLinear)):
+
+        def seconds(runs: Sequence[Any], share: float = share) -> float:
+            if type(runs[0].func) is CompiledLinear:
+                return share
+            rows: int = runs[0].args[0].shape[0]
+            return rows / 20 if getattr(runs[0].func, "__name__", "") == "by_kernel" else 1.0
+
+        made = chosen(monkeypatch, seconds, compiled=True, is_shared=True)
+        assert type(made) is kind
+        made = chosen(monkeypatch, seconds, compiled=True, can_pack=False)
+        assert type(made) is kind
+        if isinstance(made, CompiledLinear):
+            assert made._kernel_rows == 16
+        # Packed takes one second here, as plain does.
+        assert type(chosen(monkeypatch, seconds, compiled=True)) is PlainLinear
+        assert type(chosen(monkeypatch, seconds, can_pack=False, is_shared=True)) is PlainLinear
+        # Too few inputs for a tile.
+        made = chosen(monkeypatch, seconds, compiled=True, is_shared=True, shape=(16_384, 24))
+        assert type(made) is PlainLinear
 
 
 def test_rows_are_padded_where_that_wins_clearly(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -294,13 +315,13 @@ def test_rows_are_padded_where_that_wins_clearly(monkeypatch: pytest.MonkeyPatch
 def test_the_crossing_is_the_last_number_of_rows_at_which_the_kernel_wins(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for limit, expected in ((0, 0), (1, 1), (30, 24), (10**6, 128)):
+    for limit, expected in ((0, 0), (1, 1), (30, 24), (10**6, 256)):
 
         def seconds(runs: Sequence[Any], limit: int = limit) -> float:
             count: int = runs[0].args[0].shape[0]
             return count / (limit + 0.5) if runs[0].func.__name__ == "by_kernel" else 1.0
 
-        made = chosen(monkeypatch, seconds, quantization="int8")
+        made = chosen(monkeypatch, seconds, quantization="int8", compiled=True)
         assert isinstance(made, Int8Linear)
         assert made._kernel_rows == expected
 
@@ -308,20 +329,18 @@ def test_the_crossing_is_the_last_number_of_rows_at_which_the_kernel_wins(
 def test_small_weights_are_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(linear_choice, "race", None)
     for quantization, kind in (("none", PlainLinear), ("int8", Int8Linear), ("int4", Int4Linear)):
-        maker = LinearMaker(torch.float32, quantization)
+        maker = LinearMaker(torch.float32, quantization, compiled=True)
         assert type(maker.make(weight_of(128, 64, torch.float32))) is kind
 
 
-@pytest.mark.parametrize(
-    ("shape", "is_head"), [((128, 64), True), ((96, 64), False), ((128, 48), False)]
-)
+@pytest.mark.parametrize(("shape", "is_head"), [((128, 64), True), ((128, 48), False)])
 def test_the_head_and_what_does_not_fit_4_bits_get_8(shape: tuple[int, int], is_head: bool) -> None:
     maker = LinearMaker(torch.float32, "int4")
     assert isinstance(maker.make(weight_of(*shape, torch.float32), is_head=is_head), Int8Linear)
 
 
 def test_each_shape_is_measured_once_and_told(caplog: pytest.LogCaptureFixture) -> None:
-    maker = LinearMaker(torch.bfloat16, "int8")
+    maker = LinearMaker(torch.bfloat16, "int8", compiled=True)
     with caplog.at_level(logging.INFO):
         for seed in range(3):
             maker.make(weight_of(512, 512, torch.bfloat16, seed=seed))
@@ -336,7 +355,7 @@ def test_a_measured_choice_multiplies_rightly() -> None:
     """Nothing replaced: the race is run."""
     weight, bias = weight_of(768, 512, torch.float32), bias_of(768, torch.float32)
     for quantization in ("none", "int8"):
-        made = LinearMaker(torch.float32, quantization).make(weight, bias)
+        made = LinearMaker(torch.float32, quantization, compiled=True).make(weight, bias)
         meant = weight if quantization == "none" else int8_weight(weight)
         for count in (1, 13, 40):
             x = rows_of(count, 512, torch.float32)
@@ -359,7 +378,8 @@ def test_no_rows_give_none(dtype: torch.dtype) -> None:
     if can_pack(dtype):
         kinds += [PackedLinear(weight, bias), PaddedLinear(PackedLinear(weight), (0, 16))]
     for quantised in (Int8Linear, Int4Linear):
-        kinds += [quantised(weight, bias, scratch, kernel_rows=rows) for rows in (-1, 0)]
+        kinds += [quantised(weight, bias, scratch, kernel_rows=rows) for rows in (0, 8)]
+    kinds += [CompiledLinear(weight, bias, kernel_rows=8)]
     for kind in kinds:
         assert kind(weight.new_empty(0, 64)).shape == (0, 128)
 
@@ -370,19 +390,16 @@ def test_the_weight_that_was_given_stays(dtype: torch.dtype, quantization: str) 
     """Look-ups go on to use it where the output layer is the embedding."""
     weight = weight_of(512, 512, dtype)
     kept = weight.clone()
-    maker = LinearMaker(dtype, quantization)
+    maker = LinearMaker(dtype, quantization, compiled=True)
     for is_head in (False, True):
         maker.make(weight, is_head=is_head)(rows_of(40, 512, dtype))
         assert torch.equal(weight, kept)
 
 
-def test_what_cannot_be_quantised_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_quantised_is_refused() -> None:
     check_quantization("none", torch.float16, torch.device("cuda"))
     check_quantization("int4", torch.bfloat16, CPU)
     with pytest.raises(ConfigError, match=r"'int8' is for CPUs.*use device 'cpu'"):
         check_quantization("int8", torch.bfloat16, torch.device("cuda"))
     with pytest.raises(ConfigError, match=r"not torch.float16; set dtype"):
         check_quantization("int8", torch.float16, CPU)
-    monkeypatch.setattr(torch.ops, "aten", object())
-    with pytest.raises(ConfigError, match=r"has no _weight_int8pack_mm, _convert.*leave it out"):
-        check_quantization("int4", torch.bfloat16, CPU)

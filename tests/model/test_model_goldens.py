@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from radixserve.attention.torch_backend import TorchAttention
+from radixserve.attention.cpu_backend import CpuAttention
 from radixserve.model.config import ModelConfig
 from radixserve.model.layout import count_parameters, weight_bytes
 from radixserve.model.loading import load_model
@@ -138,7 +138,7 @@ def test_logits_equal_transformers_with_the_cpu_backend(case: str, tmp_path: Pat
     token_ids = prompts(4)
     batch, num_pages = make_batch(token_ids, page_size=16)
     kv = make_kv(model.config.num_layers, num_pages, shape)
-    ours = model.forward(batch, kv, TorchAttention(shape), TorchOps())
+    ours = model.forward(batch, kv, CpuAttention(shape), TorchOps())
     assert relative_error(ours, their_logits(directory, token_ids)) < RELATIVE_ERROR
 
 

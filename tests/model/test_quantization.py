@@ -53,7 +53,10 @@ def test_logits_stay_close(kind: str, dtype: torch.dtype, tmp_path: Path) -> Non
     # All but the head fit 4 bits.
     directory = make_checkpoint(kind, tmp_path, intermediate_size=128)
     expected = logits(load(directory))
-    found = {name: off(logits(load(directory, name, dtype=dtype)), expected) for name in OFF}
+    found = {
+        name: off(logits(load(directory, name, dtype=dtype, compiled=True)), expected)
+        for name in OFF
+    }
     assert 0 < found["int8"] < OFF["int8"]
     assert found["int8"] < found["int4"] < OFF["int4"]
 
@@ -62,21 +65,30 @@ def test_one_row_at_a_time_is_the_same_model(tmp_path: Path) -> None:
     """Few rows and many take different ways (``linear_int8.py``)."""
     directory = make_checkpoint("llama", tmp_path, intermediate_size=128)
     for name in OFF:
-        model = load(directory, name)
+        model = load(directory, name, compiled=True)
         few, many = logits(model, 8), logits(model, 48)[:8]
         assert 0 < float((few - many).abs().max()) < 1e-4 * float(many.std())
 
 
-def made_by(monkeypatch: pytest.MonkeyPatch) -> list[tuple[torch.Size, bool, bool]]:
+def made_by(
+    monkeypatch: pytest.MonkeyPatch, *, is_tied: bool
+) -> list[tuple[torch.Size, bool, bool]]:
     """Of every product that is made from now on: shape, whether it has a bias, is the head."""
     made = []
 
     class Watched(LinearMaker):
         def make(
-            self, weight: torch.Tensor, bias: torch.Tensor | None = None, *, is_head: bool = False
+            self,
+            weight: torch.Tensor,
+            bias: torch.Tensor | None = None,
+            *,
+            is_head: bool = False,
+            is_shared: bool = False,
         ) -> Linear:
             made.append((weight.shape, bias is not None, is_head))
-            return super().make(weight, bias, is_head=is_head)
+            # Only embeddings are used by look-ups too.
+            assert is_shared == (is_head and is_tied)
+            return super().make(weight, bias, is_head=is_head, is_shared=is_shared)
 
     monkeypatch.setattr(loading, "LinearMaker", Watched)
     return made
@@ -86,31 +98,37 @@ def test_every_product_is_made_with_its_bias(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     directory = make_checkpoint("qwen2", tmp_path, tie_word_embeddings=False)
-    made = made_by(monkeypatch)
+    made = made_by(monkeypatch, is_tied=False)
     load(directory)
     layer = [((128, 64), True), ((64, 64), False), ((192, 64), False), ((64, 96), False)]
     assert made == [(*each, False) for each in layer * 2] + [((320, 64), False, True)]
 
 
 @pytest.mark.parametrize(
-    ("quantization", "spare_bytes", "is_copied"),
-    [("none", 320 * 64 * 4, True), ("none", 320 * 64 * 4 - 1, False), ("int8", 0, True)],
+    ("quantization", "compiled", "spare_bytes", "is_made"),
+    [
+        ("none", False, 320 * 64 * 4, True),
+        ("none", False, 320 * 64 * 4 - 1, False),
+        ("none", True, 0, True),
+        ("int8", False, 0, True),
+    ],
 )
-def test_tied_embeddings_are_copied_for_the_head_where_memory_allows(
+def test_tied_embeddings_get_a_product_of_their_own_where_memory_allows(
     quantization: str,
+    compiled: bool,
     spare_bytes: int,
-    is_copied: bool,
+    is_made: bool,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     directory = make_checkpoint("qwen3", tmp_path, tie_word_embeddings=True)
-    made = made_by(monkeypatch)
+    made = made_by(monkeypatch, is_tied=True)
     with caplog.at_level(logging.INFO):
-        model = load(directory, quantization, spare_bytes=spare_bytes)
-    assert ((320, 64), False, True) in made or not is_copied
-    assert sum(is_head for _, _, is_head in made) == is_copied
-    assert ("embeddings are not packed" in caplog.text) == (not is_copied)
+        model = load(directory, quantization, compiled=compiled, spare_bytes=spare_bytes)
+    assert ((320, 64), False, True) in made or not is_made
+    assert sum(is_head for _, _, is_head in made) == is_made
+    assert ("embeddings are not packed" in caplog.text) == (not is_made)
     assert model.quantization == quantization
 
 

@@ -296,7 +296,7 @@ def test_a_context_over_stale_nan_pages_is_unharmed(runner: ModelRunner) -> None
 
 def test_info_says_what_was_made(runner: ModelRunner) -> None:
     info = runner.info
-    assert (info.device, info.dtype, info.attention) == ("cpu", "float32", "torch")
+    assert (info.device, info.dtype, info.attention) == ("cpu", "float32", "cpu")
     assert (info.num_pages, info.page_size, info.vocab_size) == (200, PAGE_SIZE, 320)
     assert info.kv_cache_bytes == 200 * 3 * 2 * PAGE_SIZE * 2 * 32 * 4
     assert info.max_model_len == 4096

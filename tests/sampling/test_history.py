@@ -3,7 +3,6 @@
 import gc
 import random
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
@@ -188,7 +187,7 @@ class Unreadable:
 def test_prompts_are_read_for_the_repetition_penalty_only(make: type[Host | Kernels]) -> None:
     logits = torch.linspace(-1, 1, VOCAB)[None]
     params: dict[str, Any] = {"presence_penalty": 0.25, "frequency_penalty": 0.5}
-    row = replace(make_row(output=[3, 3], **params), prompt_ids=cast("Any", Unreadable()))
+    row = make_row(output=[3, 3], **params)._replace(prompt_ids=cast("Any", Unreadable()))
     expected = logits.clone()
     expected[0, 3] -= 0.25 + 2 * 0.5
     torch.testing.assert_close(make().adjust(logits, [row], None), expected)
@@ -205,7 +204,7 @@ def test_forks_share_what_was_found_in_their_prompt() -> None:
 
 def test_a_prompt_does_not_keep_its_requests_buffer() -> None:
     seen, buffer = SeenTokens(), np.arange(10, dtype=np.int32)
-    row = replace(make_row(repetition_penalty=2.0), prompt_ids=buffer[:4])
+    row = make_row(repetition_penalty=2.0)._replace(prompt_ids=buffer[:4])
     prompt = seen.up_to_date(row, None).prompt
     buffer[:] = 0
     assert prompt.is_of(np.arange(4, dtype=np.int32))

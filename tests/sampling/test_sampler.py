@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from radixserve.sampling import host_chooser
+from radixserve.sampling import greatest, host_chooser
 from radixserve.types import SampledToken
 from tests.sampling.making import kept_tokens, make_row, make_sampler, sample
 
@@ -44,7 +44,7 @@ def test_greedy_is_the_lowest_id_of_the_greatest_logit(dtype: torch.dtype) -> No
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_greedy_over_several_slices(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     """Coarse logits: every row has its greatest several times."""
-    monkeypatch.setattr(host_chooser, "MAX_PROCESSED_LOGITS", 3 * VOCAB)
+    monkeypatch.setattr(greatest, "MAX_WIDENED_LOGITS", 3 * VOCAB)
     logits = logits_of(8, dtype=dtype).round()
     logits[4, 700] = torch.nan
     sampled = sample(VOCAB, logits, [make_row(n, temperature=0) for n in range(8)])

@@ -1,6 +1,6 @@
 """Pacing on a simulated machine: the bound is met, and no more is given away than it takes."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 from hypothesis import given, settings
@@ -11,13 +11,16 @@ from radixserve.scheduler.pacing import FIRST_CHUNK_TOKENS, MIN_CHUNK_TOKENS, Pa
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """A step takes ``base_s``, plus ``token_s`` for each chunk token."""
+    """A step takes ``base_s``, plus ``token_s`` for each chunk token, plus ``chunk_s`` if there are
+    any."""
 
     base_s: float
     token_s: float
+    chunk_s: float = 0.0
 
     def step(self, num_chunk_tokens: int) -> float:
-        return self.base_s + self.token_s * num_chunk_tokens
+        chunk_s = self.chunk_s if num_chunk_tokens else 0.0
+        return self.base_s + chunk_s + self.token_s * num_chunk_tokens
 
 
 def serve(pacer: Pacer, machine: Machine, num_steps: int) -> int:
@@ -52,6 +55,39 @@ def test_settles_where_the_bound_is_met_and_used(
     else:
         assert machine.step(chunk) <= 1.01 * stretch * machine.base_s
         assert chunk >= 0.9 * ideal - 1
+
+
+@settings(deadline=None)
+@given(
+    machine=MACHINES,
+    stretch=st.floats(1.2, 5.0),
+    share=st.floats(0.0, 0.7),
+    num_alone=st.integers(0, 2),
+)
+def test_what_a_chunk_costs_whatever_its_size_is_within_the_bound(
+    machine: Machine, stretch: float, share: float, num_alone: int
+) -> None:
+    spare_s = (stretch - 1) * machine.base_s
+    machine = replace(machine, chunk_s=share * spare_s)
+    pacer = Pacer(stretch)
+    for _ in range(num_alone):
+        pacer.observe(0, 512, machine.step(512))
+    chunk = serve(pacer, machine, 300)
+    ideal = (spare_s - machine.chunk_s) / machine.token_s
+    if ideal <= MIN_CHUNK_TOKENS:
+        assert chunk <= MIN_CHUNK_TOKENS + 1
+    else:
+        assert machine.step(chunk) <= 1.01 * stretch * machine.base_s
+        assert chunk >= 0.9 * ideal - 3
+
+
+def test_where_no_chunk_keeps_to_the_bound_the_least_is_taken() -> None:
+    """As behind a long context. It recovers as soon as there is a shorter one."""
+    pacer = Pacer(2.0)
+    machine = Machine(0.01, 1e-4)
+    assert serve(pacer, machine, 60) == pytest.approx(100, abs=2)
+    assert serve(pacer, replace(machine, chunk_s=0.02), 60) == MIN_CHUNK_TOKENS
+    assert serve(pacer, machine, 60) == pytest.approx(100, abs=2)
 
 
 def test_follows_a_machine_that_changes() -> None:

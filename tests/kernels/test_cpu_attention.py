@@ -1,0 +1,306 @@
+"""The kernel for processors, item by item, against the reference."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+
+from radixserve_kernels.cpu import compiling
+from radixserve_kernels.cpu.attending import MAX_ITEM_KEYS, TOKEN_FIELDS
+from radixserve_kernels.paged_attention.cpu import PagedAttention, Room, Work
+from radixserve_kernels.paged_attention.cpu_gather import gather_by_head
+from radixserve_kernels.paged_attention.cpu_kernel import DIRECT, ITEM_FIELDS, scratch_bytes
+from radixserve_kernels.paged_attention.reference import paged_attention_reference
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+@dataclass(frozen=True, slots=True)
+class Decode:
+    """Rows of one token over a pool that is NaN wherever no row has a key."""
+
+    query: torch.Tensor
+    """[B, H, D], a view of a fused projection."""
+    keys: torch.Tensor
+    values: torch.Tensor
+    table: torch.Tensor
+    lengths: list[int]
+
+    def expected(self) -> torch.Tensor:
+        return paged_attention_reference(
+            self.query.double(),
+            self.keys.double(),
+            self.values.double(),
+            torch.arange(len(self.lengths) + 1),
+            torch.tensor(self.lengths),
+            self.table,
+            0.2,
+        )
+
+    def run(self, work: Work | None = None, num_threads: int = 2) -> torch.Tensor:
+        work = work or whole_rows(self.lengths)
+        compiling.match_threads()
+        num_heads, head_dim = self.query.shape[1:]
+        room = make_room(work, num_heads, self.keys.shape[2], head_dim, num_threads)
+        out = torch.full(self.query.shape, torch.nan, dtype=self.query.dtype)
+        attention = PagedAttention(work, self.table, room, self.keys.shape[1], 0.2)
+        attention.run(self.query, self.keys, self.values, out)
+        again = torch.full_like(out, torch.nan)
+        attention.run(self.query, self.keys, self.values, again)
+        assert torch.equal(out.nan_to_num(3.0), again.nan_to_num(3.0)), "the next layer's differs"
+        return out
+
+
+def decode(
+    lengths: list[int],
+    *,
+    dtype: torch.dtype = torch.float32,
+    num_kv_heads: int = 2,
+    group: int = 2,
+    head_dim: int = 40,
+    page_size: int = 16,
+    num_shared: int = 0,
+) -> Decode:
+    """Random pages, of which the first ``num_shared`` are the same in all rows."""
+    generator = torch.Generator().manual_seed(0)
+    num_pages = [-(-length // page_size) for length in lengths]
+    ids = iter(np.random.default_rng(0).permutation(sum(num_pages) + num_shared + 1).tolist())
+    shared = [next(ids) for _ in range(num_shared)]
+    table = torch.zeros(len(lengths), max(num_pages, default=0) + 1, dtype=torch.int32)
+    pool = (sum(num_pages) + num_shared + 1, page_size, num_kv_heads, head_dim)
+    keys, values = torch.full((2, *pool), torch.nan)
+    for row, (length, count) in enumerate(zip(lengths, num_pages, strict=True)):
+        pages = (shared + [next(ids) for _ in range(count - num_shared)])[:count]
+        table[row, :count] = torch.tensor(pages, dtype=torch.int32)
+        for first, page in zip(range(0, length, page_size), pages, strict=True):
+            used = slice(0, min(page_size, length - first))
+            shape = keys[page, used].shape
+            keys[page, used] = torch.randn(shape, generator=generator)
+            values[page, used] = torch.randn(shape, generator=generator)
+    heads = num_kv_heads * (group + 2)
+    fused = torch.randn(len(lengths), heads, head_dim, generator=generator)
+    query = fused[:, : num_kv_heads * group].to(dtype)
+    return Decode(query, keys.to(dtype), values.to(dtype), table, lengths)
+
+
+def items(*rows: tuple[int, int, int, int, int, int]) -> npt.NDArray[np.int32]:
+    made = np.full((len(rows), ITEM_FIELDS), -7, dtype=np.int32)
+    for item, row in zip(made, rows, strict=True):
+        item[:6] = row
+    return made
+
+
+def tokens(*rows: tuple[int, int, int, int]) -> npt.NDArray[np.int32]:
+    return np.array(rows, dtype=np.int32).reshape(-1, TOKEN_FIELDS)
+
+
+def whole_rows(lengths: list[int]) -> Work:
+    """Every row an item, or as many as it takes."""
+    made, table, num_slots = [], [], 0
+    for row, length in enumerate(lengths):
+        firsts = range(0, length, MAX_ITEM_KEYS)
+        table.append((0, num_slots, len(firsts), max(len(firsts), 1)))
+        num_slots += len(firsts)
+        for nth, first in enumerate(firsts):
+            end = min(first + MAX_ITEM_KEYS, length)
+            made.append((row, row, 1, first, end, DIRECT if len(firsts) == 1 else nth))
+    return Work(items(*made), tokens(*table), num_slots, 1)
+
+
+def make_room(
+    work: Work, num_heads: int, num_kv_heads: int, head_dim: int, num_threads: int
+) -> Room:
+    """Full of NaN."""
+    num_tokens = len(work.tokens)
+    num_planes = int(work.tokens[:, 0].max(initial=0))
+    per_thread = scratch_bytes(num_heads, num_kv_heads, head_dim, work.max_item_tokens)
+    return Room(
+        torch.full((num_planes, num_tokens, num_heads, head_dim), torch.nan),
+        torch.full((num_planes, num_tokens, num_heads), torch.nan),
+        torch.full((work.num_slots, num_heads, head_dim), torch.nan),
+        torch.full((work.num_slots, num_heads), torch.nan),
+        torch.full((num_threads, per_thread), 255, dtype=torch.uint8),
+        torch.full((1,), 77, dtype=torch.int32),
+    )
+
+
+def error(out: torch.Tensor, expected: torch.Tensor) -> float:
+    norms = torch.linalg.vector_norm(expected, dim=-1)
+    return float((torch.linalg.vector_norm(out.double() - expected, dim=-1) / norms).max())
+
+
+LIMITS = {torch.float32: 2e-6, torch.bfloat16: 4e-3, torch.float16: 5e-4}
+"""In lower precisions: what rounding the result costs, and nothing else."""
+
+
+@pytest.mark.parametrize(
+    ("dtype", "group", "head_dim"),
+    [
+        (torch.float32, 2, 40),
+        (torch.float16, 5, 20),
+        (torch.bfloat16, 4, 80),
+        (torch.bfloat16, 7, 128),
+        (torch.float32, 1, 7),
+    ],
+)
+@pytest.mark.parametrize("page_size", [1, 3, 16, 24])
+def test_ragged_rows(dtype: torch.dtype, group: int, head_dim: int, page_size: int) -> None:
+    lengths = [1, 15, 16, 17, 300, 2, 33, 256, 700]
+    case = decode(lengths, dtype=dtype, group=group, head_dim=head_dim, page_size=page_size)
+    assert error(case.run(), case.expected()) < LIMITS[dtype]
+
+
+@pytest.mark.parametrize("num_kv_heads", [1, 3, 8])
+def test_heads(num_kv_heads: int) -> None:
+    case = decode([40, 90], num_kv_heads=num_kv_heads)
+    assert error(case.run(), case.expected()) < 2e-6
+
+
+def test_a_row_gets_the_same_bits_in_any_batch_by_any_threads() -> None:
+    lengths = [700, 33, 256, 1, 513, 90]
+    case = decode(lengths, dtype=torch.bfloat16, group=4, head_dim=80)
+    together = case.run()
+    for num_threads in (1, 2):
+        assert torch.equal(case.run(num_threads=num_threads), together)
+    for row, length in enumerate(lengths):
+        mine = slice(row, row + 1)
+        alone = Decode(case.query[mine], case.keys, case.values, case.table[mine], [length])
+        assert torch.equal(alone.run(), together[mine])
+
+
+def test_an_item_of_several_tokens_is_read_once_for_all() -> None:
+    """Rows 0 to 2 share 96 keys; what else they have is in items of their own."""
+    lengths = [100, 130, 97]
+    case = decode(lengths, num_shared=6)
+    shared = [(0, 0, 3, 0, 64, 0), (0, 0, 3, 64, 96, 1)]
+    own = [(row, row, 1, 96, length, 2) for row, length in enumerate(lengths)]
+    table = tokens((0, 0, 3, 3), (0, 3, 3, 3), (0, 6, 3, 3))
+    out = case.run(Work(items(*shared, *own), table, 9, 3))
+    assert error(out, case.expected()) < 2e-6
+    # Nobody else's table is looked at.
+    case.table[1:, :6] = 0
+    assert torch.equal(case.run(Work(items(*shared, *own), table, 9, 3)), out)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "group", "head_dim"), [(torch.float32, 2, 40), (torch.bfloat16, 7, 128)]
+)
+def test_an_item_of_many_tokens(dtype: torch.dtype, group: int, head_dim: int) -> None:
+    """Enough for a block of queries, or several, and for a piece of one."""
+    lengths = [260 + 3 * row for row in range(11)]
+    case = decode(lengths, dtype=dtype, group=group, head_dim=head_dim, num_shared=16)
+    shared = [(0, 0, 11, 0, 101, 0), (0, 0, 11, 101, 256, 1)]
+    own = [(row, row, 1, 256, length, 2) for row, length in enumerate(lengths)]
+    table = [(0, 3 * row, 3, 3) for row in range(11)]
+    work = Work(items(*shared, *own), tokens(*table), 33, 11)
+    out = case.run(work)
+    assert error(out, case.expected()) < LIMITS[dtype]
+    # One's NaN is nobody else's, nor are its scores.
+    case.query[3] = torch.nan
+    case.query[5] = 1e8 if dtype == torch.float32 else 1e4
+    broken = case.run(work)
+    assert broken[3].isnan().all()
+    assert broken[5].isfinite().all()
+    others = [row for row in range(11) if row not in (3, 5)]
+    assert torch.equal(broken[others], out[others])
+
+
+def test_planes_are_merged_with_slots_and_alone() -> None:
+    """Token 0 has two planes and a slot; of token 1 somebody else has done everything."""
+    case = decode([30, 20])
+    whole = case.expected()
+    made = items((0, 0, 1, 0, 30, 0), (1, 1, 1, 0, 0, 0))
+    work = Work(made, tokens((2, 0, 1, 1), (1, 1, 0, 1)), 1, 1)
+    room = make_room(work, 4, 2, 40, 2)
+    generator = torch.Generator().manual_seed(1)
+    partial = torch.randn(room.planes.shape, generator=generator)
+    lse = 5 * torch.randn(room.planes_lse.shape, generator=generator)
+    room.planes[0], room.planes_lse[0] = partial[0], lse[0]
+    room.planes[1, 0], room.planes_lse[1, 0] = partial[1, 0], lse[1, 0]
+    out = torch.full(case.query.shape, torch.nan)
+    compiling.match_threads()
+    PagedAttention(work, case.table, room, 16, 0.2).run(case.query, case.keys, case.values, out)
+    assert error(out[1], partial[0, 1].double()) < 1e-6
+    k = case.keys[case.table[0, :2].long()].flatten(0, 1)[:30].repeat_interleave(2, 1)
+    own_lse = (0.2 * torch.einsum("hd,lhd->hl", case.query[0], k)).logsumexp(-1)
+    weights = torch.stack([lse[0, 0], lse[1, 0], own_lse]).softmax(0).double()
+    parts = torch.stack([partial[0, 0].double(), partial[1, 0].double(), whole[0]])
+    assert error(out[0], (weights.unsqueeze(-1) * parts).sum(0)) < 1e-6
+
+
+@pytest.mark.parametrize("name", ["query", "keys", "values"])
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_what_is_not_finite_stays_in_its_row(name: str, bad: float) -> None:
+    lengths = [40, 300, 17]
+    case = decode(lengths, dtype=torch.bfloat16, group=4, head_dim=80)
+    sound = case.run()
+    if name == "query":
+        case.query[1] = bad
+    else:
+        pages = case.table[1, :2].long()
+        getattr(case, name)[pages, 3] = bad
+    out = case.run()
+    assert not out[1].isfinite().any()
+    if name != "values":
+        assert out[1].isnan().all()
+    assert torch.equal(out[[0, 2]], sound[[0, 2]])
+
+
+@pytest.mark.parametrize("size", [1e3, 1e8, 1e18])
+def test_huge_scores_do_not_overflow(size: float) -> None:
+    case = decode([300, 40, 513])
+    case.query.mul_(size)
+    assert error(case.run(), case.expected()) < 1e-2
+
+
+def test_keys_without_any_weight_beside_others() -> None:
+    """All scores of the first item are -inf: what it leaves is not looked at."""
+    case = decode([300])
+    pages = case.table[0, : MAX_ITEM_KEYS // 16].long()
+    case.query[0] = case.query[0].abs()
+    case.keys[pages] = -torch.inf
+    k = case.keys[case.table[0, :19].long()].flatten(0, 1)[:300]
+    v = case.values[case.table[0, :19].long()].flatten(0, 1)[256:300]
+    scores = 0.2 * torch.einsum("hd,lhd->hl", case.query[0], k.repeat_interleave(2, 1))
+    assert scores[:, :256].isneginf().all()
+    weights = scores[:, 256:].softmax(-1)
+    expected = torch.einsum("hl,lhd->hd", weights, v.repeat_interleave(2, 1))
+    assert error(case.run()[0], expected.double()) < 2e-6
+
+
+def test_no_row_no_harm() -> None:
+    assert decode([]).run(Work(items(), tokens(), 0, 1)).shape == (0, 4, 40)
+
+
+def test_launchers_say_what_is_wrong() -> None:
+    case = decode([20])
+    with pytest.raises(ValueError, match="heads side by side"):
+        Decode(case.query.transpose(1, 2), *case_rest(case)).run()
+    with pytest.raises(TypeError, match=r"dtype torch.float16, got torch.float32"):
+        Decode(case.query.half(), *case_rest(case)).run()
+    with pytest.raises(ValueError, match="keys: expected a contiguous tensor"):
+        Decode(case.query, case.keys.transpose(0, 1), *case_rest(case)[1:]).run()
+    with pytest.raises(ValueError, match="page_table: expected int32"):
+        Decode(case.query, case.keys, case.values, case.table.long(), case.lengths).run()
+
+
+def case_rest(case: Decode) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, list[int]]:
+    return case.keys, case.values, case.table, case.lengths
+
+
+@pytest.mark.parametrize("page_size", [1, 3, 16])
+@pytest.mark.parametrize("width", [40, 42, 82])
+def test_gathered_by_head(page_size: int, width: int) -> None:
+    case = decode([101], page_size=page_size)
+    first, count = 7, 90
+    keys, values = torch.full((2, count, width), torch.nan), torch.full((2, count, 40), torch.nan)
+    keys[..., width // 40 * 40 :] = 1.0
+    gather_by_head(case.keys, case.values, case.table[0], first, keys, values)
+    positions = torch.arange(first, first + count)
+    where = case.table[0, positions // page_size].long(), positions % page_size
+    for copy in range(width // 40):
+        assert torch.equal(keys[..., copy * 40 : copy * 40 + 40], case.keys[where].transpose(0, 1))
+    assert (keys[..., width // 40 * 40 :] == 1.0).all()
+    assert torch.equal(values, case.values[where].transpose(0, 1))
