@@ -5,15 +5,15 @@
            ──▶ make what was found best for its shape
 
 What a library is good at differs between processors, versions and shapes, so nothing is assumed:
-plain and packed products race at a few numbers of rows, over copies of the weight that no cache
-holds all of, as in a step the other layers' weights come in between; the winner then runs against
-itself with its rows padded to 16 and 32. For a quantised weight, the number of rows is looked for
-from which unpacking beats the kernel: there arithmetic is what takes the time, not memory. An
-alternative has to win by a margin, so that noise does not choose.
+plain, compiled and packed products race at a few numbers of rows, over copies of the weight that no
+cache holds all of, as in a step the other layers' weights come in between; the winner then runs
+against itself with its rows padded to 16 and 32. For a quantised weight, the number of rows is
+looked for from which unpacking beats the kernel: there arithmetic is what takes the time, not
+memory. An alternative has to win by a margin, so that noise does not choose.
 
-Where torch packs nothing, a compiled product takes part instead of a packed one; and for a table
-that look-ups use as well, since it needs no copy of it. Elsewhere it does not: in bfloat16 it takes
-8 to 20 hundredths less than the packed one at 1 to 16 rows, and 5 to 7 more from 64 to 2,048.
+In bfloat16 the compiled product takes 8 to 20 hundredths less than the packed one at 1 to 16 rows,
+and 5 to 10 more from 64 rows on: generating gains what long prompts lose, and answers are what
+people wait for. Where a look-up uses the table as well, packing would copy it, and does not race.
 
 *Cost*, measured on 2 cores: 10 to 80 ms for each distinct shape of at most 4,096 x 2,048 (there are
 four of these), 50 to 270 ms for an output layer of 16,384 x 768, in float32 up to 0.7 s; where a
@@ -23,7 +23,7 @@ until its shape is decided.
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -50,8 +50,8 @@ _LEAST_ELEMENTS = 2**18
 """Smaller weights stay in a core's cache; there the calls are what takes the time."""
 _COPIES_BYTES = 32 << 20
 """Of a weight and of its packed form each, while they race: together more than common caches."""
-_ROWS = (1, 8, 64)
-"""At which plain and packed are compared: decoding alone, with some others, and a short prompt."""
+_ROWS = (1, 8, 64, 512)
+"""At which they are compared: decoding alone, with some others, with many, and a chunk."""
 _MARGIN = 0.95
 """An alternative must take at most this much of the time."""
 _PADDING_MARGIN = 0.85
@@ -134,34 +134,43 @@ class LinearMaker:
     def _choose_order(self, weight: torch.Tensor, *, is_shared: bool) -> _Choice:
         num_copies = max(1, _COPIES_BYTES // weight.nbytes)
         copies = [weight, *(weight.clone() for _ in range(num_copies - 1))]
-        best: list[Linear] = [PlainLinear(copy) for copy in copies]
-        choice = _Choice(PlainLinear, "plain")
-        other: _Choice | None = None
-        if self._can_compile(weight) and (is_shared or not self._can_pack):
-            ways = [CompiledLinear(copy, kernel_rows=_CROSSINGS[-1]) for copy in copies]
-            rows = self._crossing([(way.by_kernel, way.by_library) for way in ways], weight)
-            words = f"compiled up to {rows} rows"
-            other = _Choice(partial(CompiledLinear, kernel_rows=rows), words)
-        elif self._can_pack:
-            other = _Choice(PackedLinear, "packed")
-        if other is not None:
-            others = [other.make(copy, None) for copy in copies]
-            shares = []
-            for count in _ROWS:
-                x = self._rows(count, weight)
-                # With more rows, arithmetic takes the time: fewer runs tell as much.
-                runs = max(1, num_copies // count)
-                plain_s, other_s = race(_runs(best[:runs], x), _runs(others[:runs], x))
-                shares.append(other_s / plain_s)
-            share = sum(shares) / len(shares)
-            if share < _MARGIN:
-                best = others
-                choice = _Choice(other.make, f"{other.words} ({share:.0%} of plain's time)")
+        plain: list[Linear] = [PlainLinear(copy) for copy in copies]
+        best, choice, best_share = plain, _Choice(PlainLinear, "plain"), 1.0
+        for other in self._others(copies, is_shared=is_shared):
+            linears = [other.make(copy, None) for copy in copies]
+            share = self._share(linears, plain, weight)
+            if share < best_share * _MARGIN:
+                words = f"{other.words} ({share:.0%} of plain's time)"
+                best, choice, best_share = linears, _Choice(other.make, words), share
         table = self._padding(best[:2], weight)
         if table:
             make = partial(_make_padded, choice.make, table)
             choice = _Choice(make, f"{choice.words}, padded rows")
         return choice
+
+    def _others(self, copies: Sequence[torch.Tensor], *, is_shared: bool) -> Iterator[_Choice]:
+        """What takes part in the race besides the plain product."""
+        weight = copies[0]
+        can_compile = self._can_compile(weight)
+        if can_compile:
+            ways = [CompiledLinear(copy, kernel_rows=_CROSSINGS[-1]) for copy in copies]
+            rows = self._crossing([(way.by_kernel, way.by_library) for way in ways], weight)
+            yield _Choice(partial(CompiledLinear, kernel_rows=rows), f"compiled up to {rows} rows")
+        if self._can_pack and not (can_compile and is_shared):
+            yield _Choice(PackedLinear, "packed")
+
+    def _share(
+        self, linears: Sequence[Linear], plain: Sequence[Linear], weight: torch.Tensor
+    ) -> float:
+        """What part of the plain products' time these take, on average over ``_ROWS``."""
+        shares = []
+        for count in _ROWS:
+            x = self._rows(count, weight)
+            # With more rows, arithmetic takes the time: fewer runs tell as much.
+            runs = max(1, len(plain) // count)
+            plain_s, other_s = race(_runs(plain[:runs], x), _runs(linears[:runs], x))
+            shares.append(other_s / plain_s)
+        return sum(shares) / len(shares)
 
     def _padding(self, linears: Sequence[Linear], weight: torch.Tensor) -> tuple[int, ...]:
         """As what to run each number of rows; empty: none is worth padding."""

@@ -271,29 +271,30 @@ def test_packed_has_to_win_by_a_margin(monkeypatch: pytest.MonkeyPatch) -> None:
         assert type(made) is kind
 
 
-def test_compiled_races_where_nothing_is_packed_or_a_copy_would_be(
+def test_compiled_has_to_win_by_a_margin_and_be_beaten_by_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for share, kind in ((0.9, CompiledLinear), (0.97, PlainLinear)):
+    def seconds(compiled: float, packed: float) -> Callable[[Sequence[Any]], float]:
+        def of_runs(runs: Sequence[Any]) -> float:
+            if getattr(runs[0].func, "__name__", "") == "by_kernel":
+                rows: int = runs[0].args[0].shape[0]
+                return rows / 20
+            return {CompiledLinear: compiled, PackedLinear: packed}.get(of(runs), 1.0)
 
-        def seconds(runs: Sequence[Any], share: float = share) -> float:
-            if type(runs[0].func) is CompiledLinear:
-                return share
-            rows: int = runs[0].args[0].shape[0]
-            return rows / 20 if getattr(runs[0].func, "__name__", "") == "by_kernel" else 1.0
+        return of_runs
 
-        made = chosen(monkeypatch, seconds, compiled=True, is_shared=True)
-        assert type(made) is kind
-        made = chosen(monkeypatch, seconds, compiled=True, can_pack=False)
-        assert type(made) is kind
-        if isinstance(made, CompiledLinear):
-            assert made._kernel_rows == 16
-        # Packed takes one second here, as plain does.
-        assert type(chosen(monkeypatch, seconds, compiled=True)) is PlainLinear
-        assert type(chosen(monkeypatch, seconds, can_pack=False, is_shared=True)) is PlainLinear
-        # Too few inputs for a tile.
-        made = chosen(monkeypatch, seconds, compiled=True, is_shared=True, shape=(16_384, 24))
-        assert type(made) is PlainLinear
+    made = chosen(monkeypatch, seconds(0.9, 0.87), compiled=True)
+    assert isinstance(made, CompiledLinear)
+    assert made._kernel_rows == 16
+    assert type(chosen(monkeypatch, seconds(0.97, 1.0), compiled=True)) is PlainLinear
+    assert type(chosen(monkeypatch, seconds(0.9, 0.8), compiled=True)) is PackedLinear
+    # Packing would copy what others keep.
+    made = chosen(monkeypatch, seconds(0.9, 0.8), compiled=True, is_shared=True)
+    assert type(made) is CompiledLinear
+    # Too few inputs for a tile.
+    made = chosen(monkeypatch, seconds(0.1, 1.0), compiled=True, shape=(16_384, 24))
+    assert type(made) is PlainLinear
+    assert type(chosen(monkeypatch, seconds(0.1, 1.0))) is PlainLinear
 
 
 def test_rows_are_padded_where_that_wins_clearly(monkeypatch: pytest.MonkeyPatch) -> None:
