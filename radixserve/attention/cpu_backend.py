@@ -46,9 +46,11 @@ class CpuAttention:
     """``AttentionBackend`` for CPUs on which kernels can be compiled."""
 
     name = "cpu"
-    # On 2 cores with AVX512-BF16 a private read of a key takes 35 to 45 ns a layer. The rest is an
-    # estimate: an item's launch, and for each token some partial results of 3 KiB to be merged.
-    cascade_costs: CascadeCosts | None = CascadeCosts(level_keys=250, token_keys=60)
+    # bench/cascade.py on 2 shared cores with AVX512-BF16, medians of three runs that lay far apart
+    # (746, -232 and 559 keys a level; 284, 382 and 328 a token), in private reads of 9 to 13 ns a
+    # layer: pages that rows share stay in the processor's caches between their reads, so
+    # a level saves little (at 16 rows x 1,024 keys 13 and 21% of attention's time).
+    cascade_costs: CascadeCosts | None = CascadeCosts(level_keys=560, token_keys=330)
 
     def __init__(self, shape: AttentionShape) -> None:
         self._shape = shape

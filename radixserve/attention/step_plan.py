@@ -13,7 +13,7 @@ Who computes what:
 
 - *Items* of the compiled kernel (``paged_attention/cpu.py``): rows of one token, and most
   levels. Long runs of keys are cut; how depends on the run's length and nothing else,
-  so a row's result does not depend on the batch.
+  so the result of a row behind no level does not depend on the batch.
 - Matrix products: rows of several tokens (*chunks*), one at a time, and levels of very many.
 
 A token behind levels has *partial* results, one of each: those of products in planes, those of
@@ -37,19 +37,22 @@ IntArray = npt.NDArray[np.int32]
 
 MAX_ITEM_QUERIES = 384
 """A level with up to so many queries a key head is the kernel's, which reads its pages in place and
-computes in float32. With more of them bfloat16's matrix instructions are faster."""
+computes in float32. With more of them bfloat16's matrix instructions are faster. (2 cores with
+AVX512-BF16, us a layer behind 1,024 keys, products and the kernel: 48 queries 986/402, 192
+1,723/1,311, 384 2,736/2,787, 576 3,797/4,080.)"""
 
 ITEM_QUERIES = 96
-"""So many of them are an item at most: their scores have to stay in a core's cache."""
+"""So many of them are an item at most: their scores have to stay in a core's cache. (As above, of
+384 queries behind 2,048 keys, by 12: 4,742; 48 3,917; 96 3,838; 192 3,702. Chosen for caches
+smaller than these.)"""
 
 LONG_LEVEL_KEYS = 2048
-"""A shorter level is cut twice as often, so that there is something to do for all threads."""
-
-MIN_CUT_KEYS = 64
-"""A row with so many keys is cut in two at least: two threads answer a single request sooner."""
+"""A shorter level is cut twice as often, so that there is something to do for all threads. Chosen
+for machines with more than two cores: on two it costs a tenth."""
 
 MERGED_TOKENS = 8
-"""Tokens of which nothing is left to do but to merge their products are as many to an item."""
+"""Tokens of which nothing is left to do but to merge their products are as many to an item: chosen,
+not measured."""
 
 _NO_TOKENS = np.empty((0, TOKEN_FIELDS), dtype=np.int32)
 
@@ -198,7 +201,9 @@ def _add_own(
         return
     begin, end, before = begins[rows], lengths[rows], slots[rows]
     own = end - begin
-    num_cuts = np.maximum(-(-own // MAX_ITEM_KEYS), 1 + (own >= MIN_CUT_KEYS))
+    # No more of them: cut in two, 64 rows of 160 keys took a fifth longer (486 for 399 us a layer,
+    # 2 cores), by their merges, and one alone gained less than a tenth by the second thread.
+    num_cuts = -(-own // MAX_ITEM_KEYS)
     # Whole tiles of 16 keys but for the last.
     step = -(-own // (num_cuts * 16)) * 16
     num_cuts = -(-own // step)

@@ -6,24 +6,22 @@ is measured when it is loaded (``linear_choice.py``); on a GPU it is always the 
 the same numbers up to rounding. By the weight as it is, for few rows:
 ``linear_compiled.py``; quantised weights: ``linear_int8.py``, ``linear_int4.py``.
 
-Measured on 2 cores with AVX512-BF16, ms for all products of a step (12 layers, hidden 768, inner
-2,048, vocabulary 16,384, at most 64 rows of logits):
+Measured in November 2026 on 2 cores of an AMD EPYC with AVX512-BF16: ms for the products of all
+layers (12, hidden 768, inner 2,048) in bfloat16, medians of 5 to 21 runs in one process that took
+turns, so that each found its weights in memory and not in a cache:
 
-    rows               1     4    16    32    64   512  2048
-    bfloat16, plain  8.1   8.2  11.3  13.9  19.7   107   402
-    bfloat16, packed 5.6   5.6   7.8  10.8  16.5   101   364
-    float32, plain    20    35    36          82   427
-    float32, packed   13    12    13          31   181
+    rows                  1     4    16    32    64   512  2048
+    plain              13.2   9.9  12.3  15.8  21.8   108   384
+    packed              5.3   6.0   7.6  10.9  16.4   105   363
+    compiled            4.8   5.9   7.3  10.7  18.3   122   415
+    8 bits              2.2   2.7   5.2   9.6  18.0   122   426
+    4 bits              2.5   3.0   8.3  18.0  25.0   119   430
+    4, never compiled    70    57    64    68    75   173   453
 
-and, in other runs, for those of the layers alone by compiled kernels (``linear_compiled.py``):
-
-    bfloat16, packed 5.2   5.2   6.3   9.7  15.0
-    bfloat16         4.1   4.7   5.8   9.0  15.5
-    8 bits           2.3   2.5   4.4   8.4  15.4
-    4 bits           2.3   2.8   7.0  13.9  25.3
-
-In float32 8 bits take 2.7 ms at 1 and at 4 rows, 4 bits 2.3 and 3.4. Without compiled kernels
-quantised weights only save memory: all rows are multiplied by unpacked weights.
+Compiled is for all rows by the kernel (``linear_compiled.py``); 8 and 4 bits go to it up to as many
+rows as loading measured: 128 to 256, and 24 to 48. Without compiled kernels quantised weights only
+save memory: all rows are multiplied by unpacked weights. In float32, in another run and with an
+output layer of 16,384, plain took 20, 35 and 36 ms at 1, 4 and 16 rows, packed 13, 12 and 13.
 """
 
 from typing import Any, Protocol

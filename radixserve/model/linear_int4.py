@@ -4,9 +4,8 @@
 Made from the checkpoint's own weights, round to nearest; of some ranges that a group's 16 steps may
 span, the one of least squared error is taken. As in 8 bits, few rows go to a compiled kernel and
 many are multiplied by weights that are unpacked, tile by tile, into a scratch buffer (there rounded
-to the activations' type once more, as the kernel does where it multiplies in that type). Unpacking
-takes about as long as reading the weights ten times: it pays where the kernel, whose time grows
-with every row, is slower still.
+to the activations' type once more, as the kernel does where it multiplies in that type; without
+compiled kernels twice).
 
 A group is 16 bytes: low nibbles are its first 16 inputs, high nibbles the others. A row's groups
 lie in order.
@@ -95,7 +94,8 @@ class Int4Linear:
         halves[:, :, 1].copy_(signed.sub_(8))
         grouped = numbers.view(num_outputs, num_groups, GROUP)
         scale, zero = scales.unsqueeze(-2).unbind(-1)
-        return torch.addcmul(zero, grouped, scale, out=grouped).view(num_outputs, -1)
+        # Two operations, each of which is vectorised, take a quarter of one's time that is not.
+        return grouped.mul_(scale).add_(zero).view(num_outputs, -1)
 
     @property
     def num_bytes(self) -> int:

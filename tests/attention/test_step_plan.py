@@ -108,8 +108,8 @@ def test_how_a_row_is_cut_depends_on_its_own_length_only() -> None:
 
     for length in lengths:
         assert cuts(length, []) == cuts(length, lengths)
-    assert cuts(62, []) == [(0, 63)]
-    assert cuts(63, []) == [(0, 32), (32, 64)]
+    assert cuts(255, []) == [(0, 256)]
+    assert cuts(256, []) == [(0, 144), (144, 257)]
 
 
 @st.composite

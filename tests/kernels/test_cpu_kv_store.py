@@ -20,11 +20,19 @@ from tests.kernels.judging import (
 
 CPU = torch.device("cpu")
 SMALL = KVStoreCase(5, 6, 2, 80, 4, True)
-# Each head's size is a kernel of its own, to be compiled: all in bfloat16, some in other types.
+# Head sizes with and without norms: each is a kernel of its own, to be compiled.
+KERNELS = {
+    torch.bfloat16: ((16, False), (80, True), (128, True)),
+    torch.float32: ((24, True), (192, False)),
+    torch.float16: ((64, True),),
+}
 CASES = [
-    *((case, torch.bfloat16) for case in TEST_CASES if case.head_dim in (16, 24, 80, 128)),
-    *((case, torch.float32) for case in TEST_CASES if case.head_dim in (24, 192)),
-    *((case, torch.float16) for case in TEST_CASES if case.head_dim in (64,)),
+    *(
+        (case, dtype)
+        for dtype, shapes in KERNELS.items()
+        for case in TEST_CASES
+        if (case.head_dim, case.has_norm) in shapes
+    ),
     (dataclasses.replace(SMALL, num_tokens=ALONE // 640 + 1), torch.bfloat16),
 ]
 

@@ -58,7 +58,8 @@ def test_every_token_is_found_and_none_without_weight(vocab_size: int) -> None:
     wanted = np.flatnonzero(weights)
     uniforms = (until[wanted] - 0.5) / until[-1]
     rows = len(wanted)
-    many = np.ascontiguousarray(np.broadcast_to(weights, (rows, vocab_size)))
+    # A copy, for what cannot be written to would be one more kernel to compile.
+    many = np.broadcast_to(weights, (rows, vocab_size)).copy()
     everything = np.full(rows, vocab_size)
     drawn = draw_tokens(many, many, everything, np.ones(rows), np.zeros(rows), uniforms)
     assert drawn.tolist() == wanted.tolist()
@@ -66,7 +67,7 @@ def test_every_token_is_found_and_none_without_weight(vocab_size: int) -> None:
 
 def test_the_very_end_is_the_last_token_with_weight() -> None:
     weights = np.zeros((2, 1000), dtype=np.float32)
-    weights[:, [5, 300]] = 0.1
+    weights[:, [5, 300, 310]] = 0.1
     scaled = np.log(weights, where=weights > 0, out=np.full_like(weights, -np.inf))
     scaled -= scaled.max(axis=-1, keepdims=True)
     for top_k in ([1000, 1000], [7, 7]):
@@ -76,9 +77,18 @@ def test_the_very_end_is_the_last_token_with_weight() -> None:
             np.array(top_k),
             np.ones(2),
             np.zeros(2),
-            np.array([1e-300, np.nextafter(1.0, 0.0)]),
+            np.array([1e-300, 1.0]),
         )
-        assert drawn.tolist() == [5, 300]
+        assert drawn.tolist() == [5, 310]
+
+
+def test_top_p_of_one_drops_nothing_that_rounding_hides() -> None:
+    """The others' weights, e^-40, are lost in a sum with the first's; the 21 best are kept."""
+    scaled = np.full((1, 22), -40.0, dtype=np.float32)
+    scaled[0, 0] = 0.0
+    one = np.ones(1)
+    drawn = draw_tokens(scaled, np.exp(scaled), np.array([21]), one, np.zeros(1), one)
+    assert drawn.tolist() == [20]
 
 
 def good() -> dict[str, Any]:

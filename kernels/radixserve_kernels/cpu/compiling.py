@@ -19,7 +19,7 @@ import numba
 import torch
 from numba import config
 
-from radixserve_kernels.cpu.keeping import KeptKernels
+from radixserve_kernels.cpu.keeping import keep
 
 config.THREADING_LAYER = "threadsafe"
 config.THREADING_LAYER_PRIORITY = ["omp", "tbb", "workqueue"]
@@ -37,7 +37,7 @@ def kernel(function: Callable[..., None]) -> Callable[..., None]:
     compiled: Any = numba.njit(parallel=True, fastmath=_FAST, error_model="numpy", nogil=True)(
         function
     )
-    compiled._cache = KeptKernels(function)
+    keep(compiled, function)
     dispatcher: Callable[..., None] = compiled
     return dispatcher
 
@@ -60,6 +60,8 @@ def inner_in_order(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def check() -> None:
     """*Raises* ``ImportError``, which says why, if kernels cannot run in this process."""
+    if config.DISABLE_JIT:
+        raise ImportError("NUMBA_DISABLE_JIT is set, which has numba compile nothing")
     try:
         import numba.np.ufunc.omppool  # noqa: PLC0415
     except ImportError:

@@ -13,7 +13,8 @@ Files appear whole, by renaming, so any number of processes may write them at on
 damaged or cannot be read counts as absent. They are pickles, which can run anything; so only
 directories are used that nobody but this user and root can write to.
 
-It knows some of numba's insides, those that its own cache uses.
+It knows some of numba's insides, those that its own cache uses. With a numba that has others
+nothing is kept, and the log says so.
 """
 
 import logging
@@ -24,7 +25,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
@@ -32,8 +33,6 @@ from typing import Any
 
 import llvmlite
 import numba
-from numba.core.compiler import CompileResult
-from numba.core.serialize import dumps
 
 # The name is that of the whole engine's log, whose level people set.
 logger = logging.getLogger("radixserve.kernels")
@@ -49,6 +48,14 @@ _CONSTANTS = (bool, int, float, str)
 _CHECKSUM_BYTES = sha256().digest_size
 
 
+def keep(dispatcher: Any, function: Callable[..., None]) -> None:
+    """Have what numba's dispatcher compiles of this function kept. *Mutates* ``dispatcher``."""
+    with _tolerance():
+        if not hasattr(dispatcher, "_cache"):
+            raise AttributeError("dispatchers have no _cache")
+        dispatcher._cache = KeptKernels(function)
+
+
 class KeptKernels:
     """One kernel's files, in the form of the cache that numba's dispatchers have."""
 
@@ -62,26 +69,30 @@ class KeptKernels:
 
     def load_overload(self, signature: Any, target_context: Any) -> Any:
         """What an earlier process compiled for this signature, or None."""
-        # As numba's own does: it registers what compiled code refers to.
-        target_context.refresh()
-        path = self._path(signature, target_context.codegen())
-        if path is None:
-            _announce(None)
-            return None
-        payload = _read(path)
-        if payload is not None:
-            try:
-                return CompileResult._rebuild(target_context, *pickle.loads(payload))
-            except Exception as error:
-                # Whatever is wrong with it, it can be compiled anew.
-                logger.warning("kernel %s cannot be loaded: %r", path, error)
-        _announce(path.parent)
+        with _tolerance():
+            from numba.core.compiler import CompileResult  # noqa: PLC0415
+
+            # As numba's own does: it registers what compiled code refers to.
+            target_context.refresh()
+            path = self._path(signature, target_context.codegen())
+            payload = None if path is None else _read(path)
+            rebuild = CompileResult._rebuild
+            if payload is not None:
+                try:
+                    return rebuild(target_context, *pickle.loads(payload))
+                except Exception as error:
+                    # Whatever is wrong with it, it can be compiled anew.
+                    logger.warning("kernel %s cannot be loaded: %r", path, error)
+            _announce(None if path is None else path.parent)
         return None
 
     def save_overload(self, signature: Any, compiled: Any) -> None:
-        path = self._path(signature, compiled.codegen)
-        if path is not None and not compiled.library.has_dynamic_globals:
-            _write(path, dumps(compiled._reduce()))
+        with _tolerance():
+            from numba.core.serialize import dumps  # noqa: PLC0415
+
+            path = self._path(signature, compiled.codegen)
+            if path is not None and not compiled.library.has_dynamic_globals:
+                _write(path, dumps(compiled._reduce()))
 
     def _path(self, signature: Any, codegen: Any) -> Path | None:
         """None if it cannot be kept: there is no directory, or its closure is no constants."""
@@ -113,6 +124,9 @@ def cache_directory() -> Path | None:
         (_user_cache(), ("radixserve", "kernels")),
         (HERE, ("__pycache__", "kernels")),
     ):
+        # Who has no home has none below the working directory either.
+        if not start.is_absolute():
+            continue
         directory = start
         try:
             for name in names:
@@ -131,7 +145,7 @@ def cache_directory() -> Path | None:
 def _user_cache() -> Path:
     home = Path(os.environ.get("XDG_CACHE_HOME", ""))
     # Relative paths are to be ignored, says the specification that the variable is from.
-    return home if home.is_absolute() else Path(os.path.expanduser("~")).absolute() / ".cache"
+    return home if home.is_absolute() else Path(os.path.expanduser("~"), ".cache")
 
 
 def _is_ours(directory: Path) -> bool:
@@ -177,8 +191,7 @@ def _write(path: Path, payload: bytes) -> None:
     """The file appears whole or not at all; a full disk costs no more than compiling again."""
     temporary = None
     try:
-        for old in _unused(path.parent):
-            old.unlink(missing_ok=True)
+        _delete_unused(path.parent)
         with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
             temporary = Path(file.name)
             file.write(sha256(payload).digest() + payload)
@@ -186,15 +199,18 @@ def _write(path: Path, payload: bytes) -> None:
     except OSError as error:
         logger.warning("kernel %s cannot be kept: %s", path, error)
         if temporary is not None:
-            temporary.unlink(missing_ok=True)
+            with suppress(OSError):
+                temporary.unlink()
 
 
-def _unused(directory: Path) -> Iterator[Path]:
+def _delete_unused(directory: Path) -> None:
     """Files nobody has read for long, those that a process left half written included."""
     now = time.time()
     for path in directory.iterdir():
-        if now - path.stat().st_mtime > UNUSED_S:
-            yield path
+        # Other processes rename and delete here too.
+        with suppress(OSError):
+            if now - path.stat().st_mtime > UNUSED_S:
+                path.unlink()
 
 
 @cache
@@ -204,3 +220,22 @@ def _announce(directory: Path | None) -> None:
         logger.info("compiling kernels for this processor; they cannot be kept for the next start")
     else:
         logger.info("compiling kernels for this processor, once; they are kept in %s", directory)
+
+
+@contextmanager
+def _tolerance() -> Iterator[None]:
+    """Of a numba with other insides: then every process compiles its kernels."""
+    try:
+        yield
+    except Exception:
+        _explain()
+
+
+@cache
+def _explain() -> None:
+    """Once a process: why no start will be fast."""
+    logger.warning(
+        "with numba %s kernels cannot be kept, every start compiles them: %r",
+        numba.__version__,
+        sys.exc_info()[1],
+    )

@@ -22,6 +22,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from radixserve_kernels.cpu.bfloats import BFLOAT, narrow
 from radixserve_kernels.cpu.machine import Machine
 from radixserve_kernels.cpu.numbers import BFLOAT16, FLOAT32
 
@@ -38,22 +39,6 @@ _BYTE, _HALF_WORD, _WORD, _LONG = (ir.IntType(bits) for bits in (8, 16, 32, 64))
 _FLOAT = ir.FloatType()
 # May become one instruction that rounds once.
 _FUSED = ("contract",)
-
-
-class _BFloat(ir.Type):  # type: ignore[misc]  # llvmlite has no stubs
-    """LLVM's bfloat, which llvmlite has no name for."""
-
-    def _to_string(self) -> str:
-        return "bfloat"
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _BFloat)
-
-    def __hash__(self) -> int:
-        return hash(_BFloat)
-
-
-_BFLOAT = _BFloat()
 
 
 @intrinsic(prefer_literal=True)
@@ -98,17 +83,6 @@ def tile(
         return context.get_dummy_value()
 
     return signature, generate
-
-
-@intrinsic
-def load_byte(typing_context: Any, address: Any) -> Any:
-    """The byte at an address, 0 to 255."""
-
-    def generate(context: Any, builder: Any, _: Any, arguments: Any) -> Any:
-        byte = builder.load(builder.inttoptr(arguments[0], _BYTE.as_pointer()))
-        return builder.zext(byte, _WORD)
-
-    return types.int32(types.int64), generate
 
 
 class _Shape(NamedTuple):
@@ -188,7 +162,7 @@ class _Tile:
         if not self._dots:
             product = builder.fmul(numbers, weights, flags=_FUSED)
             return builder.fadd(total, product, flags=_FUSED)
-        pairs = ir.VectorType(_BFLOAT, CHUNK)
+        pairs = ir.VectorType(BFLOAT, CHUNK)
         dot = cgutils.get_or_insert_function(
             builder.module,
             ir.FunctionType(total.type, [total.type, pairs, pairs]),
@@ -283,7 +257,7 @@ class _Tile:
         """All 16 weights that a group has, made once, and 32 of them picked by their half bytes."""
         builder = self._builder
         table = self._scaled(ir.Constant(ir.VectorType(_FLOAT, 16), _STEPS), scale, zero)
-        bits = builder.bitcast(self._narrow(table), ir.VectorType(_HALF_WORD, 16))
+        bits = narrow(builder, table, by_instruction=True)
         some = builder.zext(self._load(group, _BYTE, 16), ir.VectorType(_HALF_WORD, 16))
         low = builder.and_(some, _constants(_HALF_WORD, [15] * 16))
         high = builder.lshr(some, _constants(_HALF_WORD, [4] * 16))
@@ -315,7 +289,7 @@ class _Tile:
                 result = builder.fmul(result, scales, flags=_FUSED)
             result = builder.fadd(result, builder.load(bias), flags=_FUSED)
             if self._shape.kind == BFLOAT16:
-                result = self._narrow(result)
+                result = narrow(builder, result, by_instruction=self._dots)
             target = builder.inttoptr(out, result.type.as_pointer())
             builder.store(result, target, align=1)
 
@@ -345,10 +319,6 @@ class _Tile:
                 self._shuffle(total, total, range(lanes, 2 * lanes)),
             )
         return total
-
-    def _narrow(self, numbers: Any) -> Any:
-        """To bfloat16, to the nearest."""
-        return self._builder.fptrunc(numbers, ir.VectorType(_BFLOAT, numbers.type.count))
 
     # ---- instructions ----------------------------------------------------------------------------
 

@@ -15,21 +15,20 @@ Each thread takes an equal part of the outputs. A row's result does not depend o
 from collections.abc import Callable
 from functools import cache
 
-import numpy as np
 import torch
 from numba import get_num_threads, prange
 
 from radixserve_kernels.checks import check_contiguous, check_dtype, check_shape
 from radixserve_kernels.cpu.compiling import kernel
+from radixserve_kernels.cpu.half_bytes import unpack_group
 from radixserve_kernels.cpu.machine import Machine, machine
-from radixserve_kernels.cpu.numbers import KINDS, load, store
+from radixserve_kernels.cpu.numbers import KINDS, load
 from radixserve_kernels.cpu.tiles import (
     CHUNK,
     INT4,
     INT8,
     OUTPUTS,
     SAME,
-    load_byte,
     tile,
 )
 from radixserve_kernels.linear.reference import GROUP
@@ -221,24 +220,22 @@ def unpack_int4(packed: torch.Tensor, scales: torch.Tensor, out: torch.Tensor) -
     assert out.is_contiguous()
     assert out.dtype == scales.dtype
     assert out.numel() == 2 * packed.numel() == GROUP // 2 * scales.numel()
-    unpack = make_unpack_int4(KINDS[out.dtype])
+    unpack = make_unpack_int4(KINDS[out.dtype], machine())
     unpack(packed.data_ptr(), scales.data_ptr(), out.data_ptr(), *scales.shape[:2])
 
 
 @cache
-def make_unpack_int4(kind: int) -> Callable[..., None]:
+def make_unpack_int4(kind: int, on: Machine) -> Callable[..., None]:
     """The kernel for numbers of ``kind``."""
+    has_dots = 1 if on.has_dots else 0
+    group_bytes = GROUP * (4 if kind == KINDS[torch.float32] else 2)
 
     def unpack(packed: int, scales: int, out: int, num_outputs: int, num_groups: int) -> None:
         for output in prange(num_outputs):
             for group in range(output * num_groups, (output + 1) * num_groups):
                 scale = load(scales, 2 * group, kind)
                 zero = load(scales, 2 * group + 1, kind)
-                for index in range(16):
-                    both = load_byte(packed + 16 * group + index)
-                    low, high = np.int32((both & 15) - 8), np.int32((both >> 4) - 8)
-                    first = 32 * group + index
-                    store(out, first, kind, np.float32(low) * scale + zero)
-                    store(out, first + 16, kind, np.float32(high) * scale + zero)
+                some = packed + GROUP // 2 * group
+                unpack_group(some, scale, zero, out + group_bytes * group, kind, has_dots)
 
     return kernel(unpack)

@@ -22,8 +22,9 @@ outside an item: sums are made in the order of keys, merges in the order of plan
 What a row must not see it never reads: no padding, no slot behind its last key. NaN in a row's
 queries, keys or values comes out as NaN, of that row only.
 
-*Cost*: reads an item's keys and values once from memory, writes and reads each partial result once.
-Computing takes about half of the time that reading keys from memory does, for each token.
+*Cost*: reads an item's keys and values once from memory, writes and reads each partial result once:
+H * D float32 a token and slot, of memory as well. Computing takes about as long as reading, for
+each token (2 cores with AVX-512, 3 query heads a key head of 64: 18 ns a key of 1 KiB).
 """
 
 from dataclasses import dataclass
@@ -81,6 +82,7 @@ class PagedAttention:
         check_contiguous("page_table", page_table)
         self._kept = work, page_table, room
         num_threads, per_thread = room.scratch.shape
+        self._page_size = page_size
         self._before = (
             page_table.data_ptr(),
             work.items.ctypes.data,
@@ -120,6 +122,15 @@ class PagedAttention:
         check_contiguous("keys", keys)
         check_contiguous("values", values)
         check_contiguous("out", out)
+        pool = (self._page_size, num_kv_heads, head_dim)
+        if keys.shape != values.shape or keys.shape[1:] != pool or num_heads % num_kv_heads:
+            raise ValueError(
+                f"expected keys and values of shape [num_pages, {self._page_size}, Hkv, "
+                f"{head_dim}], of whose heads {num_heads} are a multiple, got "
+                f"{list(keys.shape)} and {list(values.shape)}"
+            )
+        if out.shape != query.shape:
+            raise ValueError(f"out: expected shape {list(query.shape)}, got {list(out.shape)}")
         group = num_heads // num_kv_heads
         attend = make_attend(KINDS[query.dtype], heads_together(group, head_dim), head_dim)
         attend(

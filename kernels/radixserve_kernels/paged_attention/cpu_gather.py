@@ -13,7 +13,7 @@ from functools import cache
 import torch
 from numba import prange
 
-from radixserve_kernels.checks import check_contiguous, check_dtype
+from radixserve_kernels.checks import check_contiguous, check_dtype, check_shape
 from radixserve_kernels.cpu.compiling import kernel
 from radixserve_kernels.cpu.copying import copy_bytes
 from radixserve_kernels.cpu.integers import load_int32
@@ -72,15 +72,23 @@ def gather_by_head(
     """
     _, page_size, num_kv_heads, head_dim = keys.shape
     _, count, width = out_keys.shape
+    check_shape("values", values, tuple(keys.shape))
+    check_shape("out_keys", out_keys, (num_kv_heads, count, width))
+    check_shape("out_values", out_values, (num_kv_heads, count, head_dim))
     check_dtype("pages", pages, (torch.int32,))
+    check_contiguous("pages", pages)
     for name, tensor in (
         ("keys", keys),
         ("values", values),
-        ("pages", pages),
         ("out_keys", out_keys),
         ("out_values", out_values),
     ):
+        check_dtype(name, tensor, (keys.dtype,))
         check_contiguous(name, tensor)
+    if len(pages) * page_size < first + count:
+        raise ValueError(
+            f"pages: expected those of {first + count} keys, got {len(pages)} of {page_size}"
+        )
     make_gather(head_dim * keys.element_size())(
         keys.data_ptr(),
         values.data_ptr(),

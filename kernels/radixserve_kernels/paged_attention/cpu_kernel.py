@@ -35,7 +35,8 @@ DIRECT = -1
 """The item has all of its tokens' keys."""
 
 MANY_ROWS = 12
-"""An item of so many queries a key head widens its keys once for all of them."""
+"""An item of so many queries a key head widens its keys once for all of them: chosen, not
+measured."""
 
 _ACCUMULATORS = 16
 """Vectors that query heads which are computed together may keep: half of what AVX-512 has."""

@@ -135,15 +135,17 @@ def _draw_whole(weights, min_p, uniform):
     target = uniform * total
     before = 0.0
     found = 0
+    is_inside = False
     for block in range(num_blocks):
         if sums[block] > 0.0:
             # Where rounding puts the target at the very end, the last that has any weight.
             found = block
-            if before + sums[block] > target:
+            is_inside = before + sums[block] > target
+            if is_inside:
                 break
             before += sums[block]
     token = found * BLOCK
-    until = before if before + sums[found] > target else -1.0
+    until = before if is_inside else -1.0
     for index in range(found * BLOCK, min((found + 1) * BLOCK, len(weights))):
         weight = weights[index]
         if weight >= min_p and weight > 0.0:
