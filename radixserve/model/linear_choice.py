@@ -5,8 +5,8 @@
            ──▶ make what was found best for its shape
 
 What a library is good at differs between processors, versions and shapes, so nothing is assumed:
-plain, compiled and packed products race at a few numbers of rows, over copies of the weight that no
-cache holds all of, as in a step the other layers' weights come in between; the winner then runs
+plain, compiled and packed products race at a few numbers of rows, over copies of the weight that
+no cache holds all of, as in a step the other layers' weights come in between; the winner then runs
 against itself with its rows padded to 16 and 32. For a quantised weight, the number of rows is
 looked for from which unpacking beats the kernel: there arithmetic is what takes the time, not
 memory. An alternative has to win by a margin, so that noise does not choose.
