@@ -82,8 +82,8 @@ class EngineConfig:
         "Attention backend, and with it how a layer's other small operations are computed. 'auto': "
         "'triton' on a GPU, 'cpu' on a CPU. 'triton': kernels for GPUs. 'cpu': kernels that numba "
         "compiles for this processor at the first start (15 to 20 s, once) and keeps on disk. "
-        "'torch': plain torch on either, compiles nothing; slow, to compare with, or where kernels do not "
-        "run. 'varlen': torch's own paged attention (GPU, torch 2.12 or newer).",
+        "'torch': plain torch on either, compiles nothing; slow, to compare with, or where kernels "
+        "do not run. 'varlen': torch's own paged attention (GPU, torch 2.12 or newer).",
         choices=("auto", "cpu", "torch", "triton", "varlen"),
     )
     cascade: bool = option(

@@ -13,8 +13,8 @@ memory. An alternative has to win by a margin, so that noise does not choose.
 
 In bfloat16 the compiled product takes 2 to 20 hundredths less than the packed one at 1 to 32 rows,
 and 5 to 16 more where rows are many and it is torch's plain one; whole steps take 14 less at one
-stream, 5 at 4, 3 at 16, and a prompt of 4,096 as long as before. So packed ones have to win. Where a
-look-up uses the table as well, packing would copy it, and they do not race.
+stream, 5 at 4, 3 at 16, and a prompt of 4,096 as long as before. So packed ones have to win. Where
+a look-up uses the table as well, packing would copy it, and they do not race.
 
 *Cost*, measured on 2 cores: 10 to 80 ms for each distinct shape of at most 4,096 x 2,048 (there are
 four of these), 50 to 270 ms for an output layer of 16,384 x 768, in float32 up to 0.7 s; where a
