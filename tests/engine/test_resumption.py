@@ -51,7 +51,7 @@ def told(deltas: list[TextDelta], index: int = 0) -> tuple[Any, ...]:
         "".join(delta.text for delta in own),
         [token_id for delta in own for token_id in delta.token_ids],
         [
-            (entry.token_id, round(entry.logprob, 4), [one for one, _ in entry.top])
+            (entry.token_id, pytest.approx(entry.logprob, abs=1e-4), [one for one, _ in entry.top])
             for delta in own
             for entry in delta.logprobs or ()
         ],

@@ -343,7 +343,8 @@ def test_files_that_vanish_or_cannot_be_deleted_do_not_matter(
     real = Path.iterdir
     monkeypatch.setattr(Path, "iterdir", lambda path: iter([path / "tmp123", *real(path)]))
     assert run(make_scale(2.0), 2.0) == (0, 1)
-    assert not caplog.text
+    # Compiling is told as well where an earlier test has lowered the level.
+    assert not [one for one in caplog.records if one.levelname != "INFO"]
     assert run(make_scale(2.0), 2.0) == (1, 0)
 
 
