@@ -25,14 +25,8 @@ import torch
 import triton
 import triton.language as tl
 
-from radixserve_kernels.checks import (
-    FLOATS,
-    INDICES,
-    check_contiguous,
-    check_dtype,
-    check_place,
-    check_shape,
-)
+from radixserve_kernels.checks import INDICES, check_place, check_shape
+from radixserve_kernels.kv_store.fitting import check_fit
 from radixserve_kernels.rounding.kernel import narrow
 
 MAX_HEAD_DIM = 512
@@ -216,37 +210,12 @@ def _check(
     slots: torch.Tensor,
 ) -> None:
     check_shape("keys", keys, ("num_pages", "page_size", "Hkv", "D"))
-    _, _, num_kv_heads, head_dim = keys.shape
+    head_dim = keys.shape[3]
     if head_dim % 2 != 0 or not 0 < head_dim <= MAX_HEAD_DIM:
         raise ValueError(f"keys: expected an even D of 2 to {MAX_HEAD_DIM}, got {head_dim}")
-    check_shape("values", values, tuple(keys.shape))
-    for name, tensor in (("keys", keys), ("values", values)):
-        if tensor.stride()[2:] != (head_dim, 1):
-            raise ValueError(
-                f"{name}: expected the heads of a slot to lie together, strides "
-                f"[_, _, {head_dim}, 1], got {list(tensor.stride())}"
-            )
-    check_shape("qkv", qkv, ("T", "(H + 2 Hkv) * D"))
-    num_tokens, width = qkv.shape
-    if width % head_dim != 0 or width // head_dim <= 2 * num_kv_heads:
-        raise ValueError(
-            f"qkv: expected a multiple of D = {head_dim} columns, more than those of "
-            f"2 * {num_kv_heads} heads of keys and values, got {width}"
-        )
-    if qkv.stride(1) != 1:
-        raise ValueError(f"qkv: expected contiguous rows, got strides {list(qkv.stride())}")
-    check_dtype("qkv", qkv, FLOATS)
-    check_shape("angles", angles, ("num_positions", head_dim))
-    check_contiguous("angles", angles)
-    same = {"angles": angles, "keys": keys, "values": values}
+    check_fit(qkv, weight, angles, positions, keys, values, slots, indices=INDICES)
+    given = {"qkv": qkv, "positions": positions, "slots": slots, "angles": angles}
+    given |= {"keys": keys, "values": values}
     if weight is not None:
-        check_shape("weight", weight, (width // head_dim - num_kv_heads, head_dim))
-        check_contiguous("weight", weight)
-        same["weight"] = weight
-    for name, tensor in same.items():
-        check_dtype(name, tensor, (qkv.dtype,))
-    for name, tensor in (("positions", positions), ("slots", slots)):
-        check_shape(name, tensor, (num_tokens,))
-        check_dtype(name, tensor, INDICES)
-        check_contiguous(name, tensor)
-    check_place(qkv=qkv, positions=positions, slots=slots, **same)
+        given["weight"] = weight
+    check_place(**given)
