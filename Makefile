@@ -10,6 +10,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 MODEL ?=
 ARGS ?=
+JOBS ?= auto
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
@@ -53,7 +54,7 @@ types: $(VENV)/.dev
 	$(BIN)/mypy
 
 unit: $(VENV)/.dev
-	$(BIN)/python -m pytest -q $(ARGS)
+	$(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal $(ARGS)
 
 bench: $(VENV)/.dev
 	$(BIN)/python bench/radix_tree.py

@@ -70,14 +70,15 @@ def rss_bytes(pid: int) -> int:
 
 @contextlib.contextmanager
 def running(directory: Path, *flags: str) -> Iterator[ServerProcess]:
-    """The demo model's server on a free port. ``directory`` is for what it writes: ``log``.
+    """The demo model's server on a free port. ``directory`` is for what it writes: ``log``. The
+    model, and its compiled kernels, are those of the user's cache.
 
     *Raises* ``RuntimeError``, with what it has said, if it does not start.
     """
     log = directory / "log"
     temporary = directory / "tmp"
     temporary.mkdir()
-    environ = {"XDG_CACHE_HOME": str(directory / "cache"), "TMPDIR": str(temporary)}
+    environ = {"TMPDIR": str(temporary)}
     command = [sys.executable, "-m", "radixserve_frontend", "serve", "demo", "--port", "0", *flags]
     with log.open("wb") as out:
         process = subprocess.Popen(command, stdout=out, stderr=out, env=os.environ | environ)

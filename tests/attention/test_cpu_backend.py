@@ -22,6 +22,8 @@ from tests.attention.ragged import (
     stored,
 )
 
+pytestmark = pytest.mark.usefixtures("two_threads")
+
 PAGE_SIZES = (1, 3, 16, 64)
 GROUPS = (1, 2, 3, 14)
 """Of 14 even a single token's are many rows."""

@@ -25,6 +25,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.frontend.http_calls import CHAT, COMPLETIONS, error_of
+from tests.support.own_cache import own_cache
 
 MODEL = "demo"
 START_S = 100.0
@@ -85,7 +86,7 @@ def running_server(*options: str, temporary: Path | None = None) -> Iterator[Ser
             stdout=subprocess.PIPE,
             stderr=log,
             text=True,
-            env=os.environ | {"XDG_CACHE_HOME": cache} | environ,
+            env=os.environ | own_cache(Path(cache)) | environ,
         )
         timer = threading.Timer(START_S, process.kill)
         timer.start()
@@ -398,7 +399,7 @@ def test_chat_in_the_terminal_with_an_engine_of_its_own(tmp_path: Path) -> None:
          "--num-pages", "256", "--num-threads", "1", "--dtype", "float32"],
         input="hello\nhello again\n",
         capture_output=True, text=True, check=True, timeout=START_S,
-        env=os.environ | {"XDG_CACHE_HOME": str(tmp_path)},
+        env=os.environ | own_cache(tmp_path),
     )  # fmt: skip
     first, second = re.findall(r"(\d+) of (\d+) prompt tokens cached\]", ran.stdout)
     assert first[0] == "0"

@@ -17,6 +17,8 @@ from typing import IO
 import httpx
 import pytest
 
+from tests.support.own_cache import own_cache
+
 START_S = 100.0
 TIMEOUT_S = 60.0
 OPTIONS = ("--dtype", "float32", "--num-pages", "256", "--num-threads", "1", "--port", "0")
@@ -48,10 +50,7 @@ def logging_server(directory: Path, *options: str) -> Iterator[Logged]:
     keys = directory / "keys.toml"
     keys.write_text(f'[tenants.alice]\nkeys = ["{ALICE}"]\n')
     keys.chmod(0o600)
-    environ = os.environ | {
-        "XDG_CACHE_HOME": str(directory),
-        "RADIXSERVE_API_KEYS": f"ops+admin:{OPS}",
-    }
+    environ = os.environ | own_cache(directory) | {"RADIXSERVE_API_KEYS": f"ops+admin:{OPS}"}
     with (directory / "said").open("w+") as out:
         process = subprocess.Popen(
             [

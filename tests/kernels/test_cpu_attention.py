@@ -14,6 +14,8 @@ from radixserve_kernels.paged_attention.cpu_gather import gather_by_head
 from radixserve_kernels.paged_attention.cpu_kernel import DIRECT, ITEM_FIELDS, scratch_bytes
 from radixserve_kernels.paged_attention.reference import paged_attention_reference
 
+pytestmark = pytest.mark.usefixtures("two_threads")
+
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 

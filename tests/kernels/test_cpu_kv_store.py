@@ -18,6 +18,8 @@ from tests.kernels.judging import (
     nan_filled_outputs,
 )
 
+pytestmark = pytest.mark.usefixtures("two_threads")
+
 CPU = torch.device("cpu")
 SMALL = KVStoreCase(5, 6, 2, 80, 4, True)
 # Head sizes with and without norms: each is a kernel of its own, to be compiled.

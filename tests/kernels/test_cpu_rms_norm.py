@@ -14,6 +14,8 @@ from tests.kernels.judging import (
     nan_filled_outputs,
 )
 
+pytestmark = pytest.mark.usefixtures("two_threads")
+
 EPS = 1e-6
 CPU = torch.device("cpu")
 # Once more, with rows enough for several threads.

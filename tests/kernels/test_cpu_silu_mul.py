@@ -14,6 +14,8 @@ from tests.kernels.judging import (
     nan_filled_outputs,
 )
 
+pytestmark = pytest.mark.usefixtures("two_threads")
+
 CPU = torch.device("cpu")
 # Once more: as long as a block, a little longer, and rows enough for several threads.
 CASES = (*TEST_CASES, SiluMulCase(3, BLOCK), SiluMulCase(2, BLOCK + 1), SiluMulCase(9, ALONE // 7))

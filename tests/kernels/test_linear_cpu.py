@@ -19,6 +19,8 @@ from radixserve_kernels.linear.reference import (
 )
 from tests.kernels.judging import assert_same_bits, nan_filled_outputs
 
+pytestmark = pytest.mark.usefixtures("two_threads")
+
 DTYPES = (torch.float32, torch.bfloat16)
 KINDS = ("same", "int8", "int4")
 OTHERS = (("same", Machine(8, False)), ("int8", Machine(8, False)))

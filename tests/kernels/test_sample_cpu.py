@@ -10,6 +10,8 @@ from radixserve_kernels.sample.cases import TEST_CASES, SampleCase
 from radixserve_kernels.sample.cpu import draw_tokens, scale_rows
 from radixserve_kernels.sample.reference import sample_reference
 
+pytestmark = pytest.mark.usefixtures("two_threads")
+
 
 def choose(case: SampleCase, logits: torch.Tensor, uniforms: torch.Tensor) -> list[int]:
     rows = len(logits)

@@ -9,6 +9,8 @@ from radixserve.sampling.compiled_rows import CompiledRows
 from radixserve.sampling.host_chooser import HostChooser, TorchRows
 from tests.sampling.making import make_row
 
+pytestmark = pytest.mark.usefixtures("two_threads")
+
 VOCAB = 1000
 WAYS: tuple[dict[str, Any], ...] = (
     {"temperature": 1.0},
