@@ -2,17 +2,15 @@
 
 import pytest
 import torch
-import torch.nn.functional as F  # noqa: N812 (torch's own name for it)
 
 from radixserve_kernels.silu_mul.cases import TEST_CASES, SiluMulCase, make_gate_up
 from radixserve_kernels.silu_mul.cpu import ALONE, BLOCK, silu_mul
 from radixserve_kernels.silu_mul.reference import silu_mul_reference
 from tests.kernels.judging import (
     DTYPES,
-    assert_as_close_as_torch,
     assert_same_bits,
-    nan_filled_outputs,
 )
+from tests.kernels.silu_mul_judge import check_silu_mul
 
 pytestmark = pytest.mark.usefixtures("two_threads")
 
@@ -21,21 +19,10 @@ CPU = torch.device("cpu")
 CASES = (*TEST_CASES, SiluMulCase(3, BLOCK), SiluMulCase(2, BLOCK + 1), SiluMulCase(9, ALONE // 7))
 
 
-def theirs(gate_up: torch.Tensor) -> torch.Tensor:
-    gate, up = gate_up.chunk(2, dim=-1)
-    return F.silu(gate) * up
-
-
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_silu_mul(case: SiluMulCase, dtype: torch.dtype) -> None:
-    gate_up = make_gate_up(case, dtype, CPU)
-    before = gate_up.clone()
-    with nan_filled_outputs():
-        ours = silu_mul(gate_up)
-    assert ours.is_contiguous()
-    assert_as_close_as_torch(ours, theirs(gate_up), silu_mul_reference(gate_up))
-    assert_same_bits(gate_up, before)
+    check_silu_mul(silu_mul, make_gate_up(case, dtype, CPU))
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

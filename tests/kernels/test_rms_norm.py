@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-import torch.nn.functional as F  # noqa: N812 (torch's own name for it)
 
 from radixserve_kernels.rms_norm.cases import TEST_CASES, RmsNormCase, make_inputs
 from radixserve_kernels.rms_norm.kernel import (
@@ -13,70 +12,37 @@ from radixserve_kernels.rms_norm.kernel import (
     num_warps,
     rms_norm,
 )
-from radixserve_kernels.rms_norm.reference import add_rms_norm_reference, rms_norm_reference
 from tests.kernels.judging import (
     DEVICE,
     DTYPES,
-    assert_as_close_as_torch,
     assert_same_bits,
-    nan_filled_outputs,
 )
+from tests.kernels.rms_norm_judge import EPS, RmsNormJudge
 
-EPS = 1e-6
-
-
-def theirs(x: torch.Tensor, weight: torch.Tensor, eps: float = EPS) -> torch.Tensor:
-    return F.rms_norm(x, weight.shape, weight, eps)
+JUDGE = RmsNormJudge(rms_norm, add_rms_norm)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("case", TEST_CASES, ids=str)
 def test_norm(case: RmsNormCase, dtype: torch.dtype) -> None:
     inputs = make_inputs(case, dtype, DEVICE)
-    x, weight = inputs.hidden, inputs.weight
-    before = x.clone()
-    with nan_filled_outputs():
-        ours = rms_norm(x, weight, EPS)
-    assert_as_close_as_torch(ours, theirs(x, weight), rms_norm_reference(x, weight, EPS))
-    assert_same_bits(x, before)
+    JUDGE.check_norm(inputs.hidden, inputs.weight)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("case", TEST_CASES, ids=str)
 def test_norm_of_a_sum(case: RmsNormCase, dtype: torch.dtype) -> None:
-    inputs = make_inputs(case, dtype, DEVICE)
-    hidden, update, weight = inputs.hidden, inputs.update, inputs.weight
-    expected, update_before = hidden.clone(), update.clone()
-    exact = add_rms_norm_reference(expected, update, weight, EPS)
-    with nan_filled_outputs():
-        ours = add_rms_norm(hidden, update, weight, EPS)
-    # The sum itself is torch's to the bit: it is what the next layer adds to.
-    assert_same_bits(hidden, expected)
-    assert_same_bits(update, update_before)
-    assert_as_close_as_torch(ours, theirs(expected, weight), exact)
+    JUDGE.check_sum(make_inputs(case, dtype, DEVICE))
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("size", [6e4, 1e-3, 6e-8, 0.0], ids=str)
 def test_squares_that_half_precision_cannot_hold(size: float, dtype: torch.dtype) -> None:
-    inputs = make_inputs(RmsNormCase(4, 1_000), dtype, DEVICE)
-    signs = torch.where(inputs.hidden < 0, -1.0, 1.0).to(dtype)
-    x = signs * torch.tensor(size, device=DEVICE).to(dtype)
-    # One row of nothing but zeros beside the others.
-    x[2] = 0.0
-    ours = rms_norm(x, inputs.weight, EPS)
-    exact = rms_norm_reference(x, inputs.weight, EPS)
-    assert ours[2].count_nonzero() == 0
-    assert_as_close_as_torch(ours, theirs(x, inputs.weight), exact)
+    JUDGE.check_squares(size, dtype, DEVICE)
 
 
 def test_epsilon_counts() -> None:
-    inputs = make_inputs(RmsNormCase(2, 96), torch.float32, DEVICE)
-    x = inputs.hidden * 1e-3
-    for eps in (1e-5, 1e-2, 0.0):
-        exact = rms_norm_reference(x, inputs.weight, eps)
-        ours = rms_norm(x, inputs.weight, eps)
-        assert_as_close_as_torch(ours, theirs(x, inputs.weight, eps), exact)
+    JUDGE.check_epsilon(DEVICE)
 
 
 @pytest.mark.parametrize("hidden", [1_000, MAX_BLOCK + 1])

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-import torch.nn.functional as F  # noqa: N812 (torch's own name for it)
 
 from radixserve_kernels.silu_mul.cases import TEST_CASES, SiluMulCase, make_gate_up
 from radixserve_kernels.silu_mul.kernel import silu_mul
@@ -11,26 +10,14 @@ from tests.kernels.judging import (
     DEVICE,
     DTYPES,
     assert_as_close_as_torch,
-    assert_same_bits,
-    nan_filled_outputs,
 )
-
-
-def theirs(gate_up: torch.Tensor) -> torch.Tensor:
-    gate, up = gate_up.chunk(2, dim=-1)
-    return F.silu(gate) * up
+from tests.kernels.silu_mul_judge import check_silu_mul, silu_mul_by_torch
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("case", TEST_CASES, ids=str)
 def test_gated_activation(case: SiluMulCase, dtype: torch.dtype) -> None:
-    gate_up = make_gate_up(case, dtype, DEVICE)
-    before = gate_up.clone()
-    with nan_filled_outputs():
-        ours = silu_mul(gate_up)
-    assert ours.is_contiguous()
-    assert_as_close_as_torch(ours, theirs(gate_up), silu_mul_reference(gate_up))
-    assert_same_bits(gate_up, before)
+    check_silu_mul(silu_mul, make_gate_up(case, dtype, DEVICE))
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -43,7 +30,9 @@ def test_gates_of_every_size(dtype: torch.dtype) -> None:
         assert ours.isfinite().all()
         # One by one: beside the largest, every error of the others would be small.
         for column in range(len(gates)):
-            assert_as_close_as_torch(ours[:, column], theirs(gate_up)[:, column], exact[:, column])
+            assert_as_close_as_torch(
+                ours[:, column], silu_mul_by_torch(gate_up)[:, column], exact[:, column]
+            )
 
 
 def test_infinite_gates_and_nan_stay_what_they_are() -> None:
