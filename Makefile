@@ -3,6 +3,7 @@
 #   make serve                      the demo model on http://127.0.0.1:8000
 #   make serve MODEL=path/or/repo   any supported checkpoint
 #   make test                       format, lint, types, tests
+#   make unit ARGS=tests/cache      some tests; JOBS=0 runs them in one process
 #   make bench                      every benchmark, one after the other
 
 PYTHON ?= python3
@@ -10,7 +11,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 MODEL ?=
 ARGS ?=
-JOBS ?= auto
+# Processes that test at once, of up to 1.5 GB each. 0 is for debuggers: none but pytest's own.
+JOBS ?= $(shell $(PYTHON) -c 'import os; print(min(4, os.cpu_count()))')
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 

@@ -211,7 +211,7 @@ def test_without_end_tokens_a_whole_answer_stops(tiny_dir: Path) -> None:
 
 def test_with_end_tokens_the_empty_answer_is_one_token(tiny_dir: Path) -> None:
     empty = GrammarSpec(kind="lark", source='start: ""')
-    with LLM(str(tiny_dir), num_threads=1, num_pages=50) as llm:
+    with LLM(str(tiny_dir), dtype="float32", num_threads=1, num_pages=50) as llm:
         (output,) = llm.generate(["x"], SamplingParams(grammar=empty, min_tokens=4))
         assert (output.text, output.finish_reason) == ("", "stop")
         assert len(output.token_ids) == 1
@@ -270,7 +270,7 @@ def test_logprobs_are_those_of_the_raw_logits(tiny_dir: Path) -> None:
 
 def test_the_llm_refuses_bad_grammars_before_anything_runs(tiny_dir: Path) -> None:
     bad = SamplingParams(grammar=GrammarSpec(kind="regex", source="("))
-    with LLM(str(tiny_dir), num_threads=1, num_pages=50) as llm:
+    with LLM(str(tiny_dir), dtype="float32", num_threads=1, num_pages=50) as llm:
         with pytest.raises(GrammarError, match="unclosed group"):
             llm.generate(["x", "y"], [SamplingParams(), bad])
         assert llm.stats().num_steps == 0
@@ -279,7 +279,7 @@ def test_the_llm_refuses_bad_grammars_before_anything_runs(tiny_dir: Path) -> No
 
 def test_a_checkpoint_without_a_tokenizer_has_no_grammars(tmp_path: Path) -> None:
     directory = make_checkpoint("llama", tmp_path / "model")
-    with LLM(str(directory), num_threads=1, num_pages=50) as llm:
+    with LLM(str(directory), dtype="float32", num_threads=1, num_pages=50) as llm:
         with pytest.raises(InvalidRequestError, match="no tokenizer") as caught:
             llm.generate([[1, 2]], SamplingParams(grammar=SUM))
         assert caught.value.param == "grammar"
