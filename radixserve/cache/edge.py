@@ -1,29 +1,30 @@
 """Edges of the radix tree: cut in two, and joined where nothing parts them.
 
 ``radix_tree.py`` says when and shows what comes of it. Here is how: what the two halves of an edge
-list, which page goes where two edges met inside one, and that pool and policy hear of it. Knows
-nodes, counts and the policy; no leases, and of namespaces only that edges of two are never one.
+list, which page goes where two edges met inside one, and that pool, policy and log hear of it.
+Knows nodes and counts; no leases, and of namespaces only that edges of two are never one.
 
 Costs: a split or a merge copies the edges concerned.
 """
 
 import itertools
-from typing import TypeGuard
+from typing import TYPE_CHECKING, TypeGuard
 
 import numpy as np
 
-from radixserve.cache.eviction import EvictionPolicy
 from radixserve.cache.node import Node
-from radixserve.cache.page_pool import PagePool
+
+if TYPE_CHECKING:
+    from radixserve.cache.radix_tree import RadixTree
 
 
-def split(node: Node, depth: int, page_size: int, pool: PagePool, policy: EvictionPolicy) -> Node:
+def split(tree: "RadixTree", node: Node, depth: int) -> Node:
     """Cut an edge at ``depth``, strictly inside it; returns the upper half.
 
     *Mutates* topology, pool, policy. *Cost*: O(the edge's length); both halves get arrays of their
     own.
     """
-    parent = node.parent
+    parent, page_size, pool = node.parent, tree.page_size, tree.pool
     assert parent is not None
     tokens, pages = node.tokens, node.pages
     num_upper = depth - node.start
@@ -34,6 +35,7 @@ def split(node: Node, depth: int, page_size: int, pool: PagePool, policy: Evicti
         parent, node.start, tokens[:num_upper], pages[: below + num_shared], node.namespace
     )
     upper.lock_count = node.lock_count
+    upper.idle_since_s = node.idle_since_s
     if num_shared:
         pool.attach(upper.last_page)
         if upper.lock_count:
@@ -42,7 +44,9 @@ def split(node: Node, depth: int, page_size: int, pool: PagePool, policy: Evicti
     node.set_edge(depth, tokens[num_upper:], pages[below:])
     node.parent = upper
     upper.add_child(node)
-    policy.split(upper, node)
+    tree.policy.split(upper, node)
+    if tree.log is not None:
+        tree.log.split(upper, node)
     return upper
 
 
@@ -65,7 +69,7 @@ def _only_child(node: Node) -> Node | None:
     return child if child.namespace == node.namespace else None
 
 
-def merge_chain(top: Node, page_size: int, pool: PagePool, policy: EvictionPolicy) -> None:
+def merge_chain(tree: "RadixTree", top: Node) -> None:
     """Make one node of ``top`` and the single children below it, all unlocked.
 
     Above a leaf ``top`` stays and grows, so that a chat turn appended to a long history costs only
@@ -74,6 +78,7 @@ def merge_chain(top: Node, page_size: int, pool: PagePool, policy: EvictionPolic
     *Mutates* topology, pool, policy. *Cost*: O(tokens below ``top``) in the first case, O(all
     tokens merged) in the second.
     """
+    page_size, policy = tree.page_size, tree.policy
     chain = [top]
     while (below := _only_child(chain[-1])) is not None:
         chain.append(below)
@@ -81,7 +86,7 @@ def merge_chain(top: Node, page_size: int, pool: PagePool, policy: EvictionPolic
     for upper in chain[:-1]:
         # The lower edge supplies the page that both cover.
         if upper.end % page_size:
-            pool.detach(upper.last_page)
+            tree.pool.detach(upper.last_page)
     if not bottom.children:
         policy.remove(bottom)
         policy.merge(chain, top)
@@ -90,6 +95,8 @@ def merge_chain(top: Node, page_size: int, pool: PagePool, policy: EvictionPolic
             kept = lower.start // page_size - top.start // page_size
             top.extend(lower.tokens, lower.pages, num_kept_pages=kept)
         policy.add(top)
+        if tree.log is not None:
+            tree.log.merged(chain, top)
         return
     policy.merge(chain, bottom)
     parent = top.parent
@@ -104,4 +111,7 @@ def merge_chain(top: Node, page_size: int, pool: PagePool, policy: EvictionPolic
         np.concatenate([*pages, bottom.pages]),
     )
     bottom.parent = parent
+    bottom.idle_since_s = top.idle_since_s
     parent.add_child(bottom)
+    if tree.log is not None:
+        tree.log.merged(chain, bottom)

@@ -13,6 +13,7 @@ page by page copies each token O(1) times. A node knows nothing of the pool: cou
 business, and its alone to keep in step with the pages that nodes list.
 """
 
+import itertools
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
@@ -31,6 +32,7 @@ public node, the namespace too."""
 
 _NO_CHILDREN: Final[Mapping[ChildKey, "Node"]] = MappingProxyType({})
 _NO_ENTRIES: Final = np.empty(0, dtype=np.int32)
+_serials: Final = itertools.count(1)
 
 
 def _append(buffer: TokenArray, length: int, entries: TokenArray) -> TokenArray:
@@ -56,6 +58,7 @@ class Node:
         "_token_buffer",
         "children",
         "end",
+        "idle_since_s",
         "last_access",
         "lock_count",
         "marks",
@@ -65,6 +68,7 @@ class Node:
         "page_names",
         "parent",
         "record",
+        "serial",
         "start",
     )
 
@@ -91,6 +95,10 @@ class Node:
         """Leases that hold this node or one below it."""
         self.last_access = 0
         """When a lease last let go of it, by the eviction policy's logical clock."""
+        self.serial = next(_serials)
+        """No other node has it, and none made later has a smaller one; 0: a root."""
+        self.idle_since_s = 0.0
+        """When the last lock was taken off, by the tree's ``now_s``."""
         self.page_hashes: PageHashes | None = None
         """What has been hashed of the way here, for ``EvictedPrefixes`` alone."""
         self.page_names: Any = None
@@ -182,3 +190,4 @@ class Root(Node):
 
     def __init__(self, namespace: Namespace | None) -> None:
         super().__init__(None, 0, _NO_ENTRIES, _NO_ENTRIES, namespace)
+        self.serial = 0

@@ -13,7 +13,12 @@ import numpy as np
 
 from radixserve.cache.lookup import path_tokens
 from radixserve.cache.node import ChildKey, Node
-from radixserve.cache.partial_page import is_partial_page_needed, replace_partial_page
+from radixserve.cache.partial_page import (
+    is_partial_page_needed,
+    replace_partial_page,
+    superseded,
+)
+from radixserve.ids import Namespace
 
 if TYPE_CHECKING:
     from radixserve.cache.radix_tree import RadixTree
@@ -21,6 +26,19 @@ if TYPE_CHECKING:
 
 def _lock_count(node: Node) -> int:
     return node.lock_count
+
+
+def evict(tree: "RadixTree", num_pages: int) -> int:
+    """See ``RadixTree.evict``."""
+    before = tree.pool.free_pages
+    wanted = before + num_pages
+    if num_pages > tree.pool.cached_pages:
+        for node, heir in list(superseded(tree.roots.values(), tree.page_size, tree.pool)):
+            if tree.pool.free_pages < wanted:
+                replace_partial_page(node, heir.pages[:1], tree.page_size, tree.pool)
+    while tree.pool.free_pages < wanted and (leaf := tree.policy.victim()) is not None:
+        trim(tree, leaf, wanted)
+    return tree.pool.free_pages - before
 
 
 def trim(tree: "RadixTree", leaf: Node, wanted: int) -> None:
@@ -47,6 +65,8 @@ def trim(tree: "RadixTree", leaf: Node, wanted: int) -> None:
             tree.demoter.demote(leaf, end_depth)
         tree.policy.trim(leaf, end_depth)
         leaf.truncate(end_depth, num_kept)
+        if tree.log is not None:
+            tree.log.changed(leaf)
         return
     if tree.events is not None:
         tree.events.removed(leaf, leaf.start)
@@ -59,6 +79,8 @@ def trim(tree: "RadixTree", leaf: Node, wanted: int) -> None:
     parent = leaf.parent
     assert parent is not None
     tree.remove_child(parent, leaf.key)
+    if tree.log is not None:
+        tree.log.gone(leaf)
     tree.tidy(parent)
     if parent.lock_count and parent.children and parent.end % tree.page_size:
         # The leaf may have been the last to need the parent's partial page beside the parent.
@@ -75,6 +97,25 @@ def _inherit_partial_page(tree: "RadixTree", node: Node) -> None:
         return
     heir = max(reversed(list(node.children.values())), key=_lock_count)
     replace_partial_page(node, heir.pages[:1], tree.page_size, tree.pool)
+
+
+def forget(tree: "RadixTree", namespace: Namespace) -> int:
+    """See ``RadixTree.forget``."""
+    before = tree.pool.free_pages
+    root = tree.roots.get(namespace)
+    if root is not None:
+        forget_below(tree, root, list(root.children))
+    for node, tokens in tree.tenant_edges.of(namespace):
+        forget_below(tree, node, [(namespace, token) for token in tokens])
+    return tree.pool.free_pages - before
+
+
+def forget_all(tree: "RadixTree") -> int:
+    """See ``RadixTree.forget_all``."""
+    before = tree.pool.free_pages
+    for root in list(tree.roots.values()):
+        forget_below(tree, root, list(root.children))
+    return tree.pool.free_pages - before
 
 
 def forget_below(tree: "RadixTree", top: Node, keys: list[ChildKey]) -> None:
@@ -118,9 +159,10 @@ def drop_misplaced(tree: "RadixTree") -> None:
 
 
 def _drop_subtree(tree: "RadixTree", top: Node) -> None:
-    stack = [top]
+    stack, dropped = [top], []
     while stack:
         node = stack.pop()
+        dropped.append(node)
         if not node.children:
             tree.policy.remove(node)
         if tree.events is not None:
@@ -131,3 +173,6 @@ def _drop_subtree(tree: "RadixTree", top: Node) -> None:
             stack.append(child)
             if isinstance(key, tuple):
                 tree.tenant_edges.remove(node, *key)
+    if tree.log is not None:
+        for node in reversed(dropped):
+            tree.log.gone(node)

@@ -54,6 +54,7 @@ Nothing recurses.
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from radixserve.cache import pruning
 from radixserve.cache.demotion import Demoter
 from radixserve.cache.edge import merge_chain, merges_with_child, split
 from radixserve.cache.events import EventLog
@@ -63,10 +64,10 @@ from radixserve.cache.lookup import Match, common_prefix, longest_match, longest
 from radixserve.cache.node import ChildKey, Node, Root
 from radixserve.cache.page_pool import PagePool
 from radixserve.cache.partial_page import replace_partial_page, superseded
-from radixserve.cache.pruning import drop_misplaced, forget_below, trim
 from radixserve.cache.public_prefixes import PublicPrefixes
 from radixserve.cache.tenant_edges import TenantEdges
 from radixserve.cache.tree_check import UseCounts, check_tree, format_tree
+from radixserve.cache.tree_log import TreeLog
 from radixserve.errors import ConfigError
 from radixserve.ids import Namespace, PageArray, TokenArray
 
@@ -79,6 +80,8 @@ class RadixTree:
         "demoter",
         "events",
         "evicted",
+        "log",
+        "now_s",
         "page_size",
         "policy",
         "pool",
@@ -94,6 +97,10 @@ class RadixTree:
         self.policy = policy
         self.events: EventLog | None = None
         """Told of full pages that come and go, while somebody watches."""
+        self.log: TreeLog | None = None
+        """Told of nodes that come, change and go, likewise."""
+        self.now_s = 0.0
+        """When the step in progress began, for ``idle_since_s`` alone. Set by whoever steps."""
         self.evicted: EvictedPrefixes | None = None
         self.demoter: Demoter | None = None
         """Both told of what eviction cuts, if anybody cares; the second keeps it elsewhere."""
@@ -158,7 +165,7 @@ class RadixTree:
         while node.parent is not None and node.start >= num_tokens:
             node = node.parent
         if num_tokens < node.end:
-            node = split(node, num_tokens, self.page_size, self.pool, self.policy)
+            node = split(self, node, num_tokens)
         self.lock_again(node)
         return node
 
@@ -175,6 +182,8 @@ class RadixTree:
         while above is not None:
             self._lock_one(above)
             above = above.parent
+        if self.log is not None:
+            self.log.used(node)
 
     def unlock(self, node: Node, num_counted_tokens: int = 0) -> None:
         """Take one lock off ``node`` and all above it, which were used; merge what became a chain.
@@ -194,8 +203,11 @@ class RadixTree:
             assert above.lock_count > 0, f"unlocking {above}, which is not locked"
             above.lock_count -= 1
             if above.lock_count == 0:
+                above.idle_since_s = self.now_s
                 released.append(above)
             above = above.parent
+        if self.log is not None:
+            self.log.used(node)
         for idle in released:
             if isinstance(idle, Root):
                 self.tidy(idle)
@@ -204,7 +216,7 @@ class RadixTree:
             if not idle.children:
                 self.policy.add(idle)
             elif merges_with_child(idle) and not merges_with_child(idle.parent):
-                merge_chain(idle, self.page_size, self.pool, self.policy)
+                merge_chain(self, idle)
 
     def _lock_one(self, node: Node) -> None:
         if node.lock_count == 0 and node.parent is not None:
@@ -269,10 +281,10 @@ class RadixTree:
                 run = pages[depth // self.page_size - first : last]
                 return self._append(node, tokens[depth:], run, namespace)
             common = common_prefix(child.tokens, tokens[depth:])
-            if depth + common < child.end:
-                child = split(child, depth + common, self.page_size, self.pool, self.policy)
-            self._lock_one(child)
-            node = child
+            node = split(self, child, depth + common) if depth + common < child.end else child
+            self._lock_one(node)
+            if self.log is not None:
+                self.log.changed(node)
         return node
 
     def _append(
@@ -298,6 +310,8 @@ class RadixTree:
                     replace_partial_page(node.parent, pages[:1], self.page_size, self.pool)
             else:
                 node.extend(tokens, pages, num_kept_pages=node.num_pages)
+            if self.log is not None:
+                self.log.changed(node)
             return node
         child = Node(node, node.end, tokens, pages, namespace)
         child.lock_count = 1
@@ -306,6 +320,8 @@ class RadixTree:
             self.tenant_edges.add(node, namespace, int(tokens[0]))
         if num_partial:
             replace_partial_page(node, pages[:1], self.page_size, self.pool)
+        if self.log is not None:
+            self.log.added(child)
         return child
 
     # Evicting
@@ -317,15 +333,7 @@ class RadixTree:
         nodes merge and so makes a partial page needless. *Mutates* topology, pool, policy.
         *Cost*: O(pages dropped) + O(log n) a leaf.
         """
-        before = self.pool.free_pages
-        wanted = before + num_pages
-        if num_pages > self.pool.cached_pages:
-            for node, heir in list(superseded(self._roots.values(), self.page_size, self.pool)):
-                if self.pool.free_pages < wanted:
-                    replace_partial_page(node, heir.pages[:1], self.page_size, self.pool)
-        while self.pool.free_pages < wanted and (leaf := self.policy.victim()) is not None:
-            trim(self, leaf, wanted)
-        return self.pool.free_pages - before
+        return pruning.evict(self, num_pages)
 
     def num_superseded_pages(self) -> int:
         """How many locked pages no lease reads: evicting can make them free too.
@@ -340,20 +348,11 @@ class RadixTree:
 
         *Mutates* topology, pool, policy. *Cost*: O(nodes and pages of the namespace).
         """
-        before = self.pool.free_pages
-        root = self._roots.get(namespace)
-        if root is not None:
-            forget_below(self, root, list(root.children))
-        for node, tokens in self.tenant_edges.of(namespace):
-            forget_below(self, node, [(namespace, token) for token in tokens])
-        return self.pool.free_pages - before
+        return pruning.forget(self, namespace)
 
     def forget_all(self) -> int:
         """Drop every unlocked node; returns how many pages became free. *Cost*: O(all)."""
-        before = self.pool.free_pages
-        for root in list(self._roots.values()):
-            forget_below(self, root, list(root.children))
-        return self.pool.free_pages - before
+        return pruning.forget_all(self)
 
     def set_public(self, prefixes: Sequence[TokenArray]) -> None:
         """Let these prefixes (int32[n] each) be public, and no others. Unlocked nodes are dropped
@@ -363,7 +362,7 @@ class RadixTree:
         *Cost*: O(public nodes and their tokens + all edges that begin at them or at a root).
         """
         if self.public.replace(prefixes):
-            drop_misplaced(self)
+            pruning.drop_misplaced(self)
 
     # What dropping nodes takes (``pruning.py``)
 
@@ -384,7 +383,7 @@ class RadixTree:
             # Among children of one owner an unlocked node had two at least, and merges instead.
             self.policy.add(node)
         elif merges_with_child(node):
-            merge_chain(node, self.page_size, self.pool, self.policy)
+            merge_chain(self, node)
 
     # Watching
 

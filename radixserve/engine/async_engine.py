@@ -19,7 +19,7 @@ from radixserve.engine.cache_watch import CacheWatch, CacheWatchers
 from radixserve.engine.gate import Gate
 from radixserve.engine.grammar_turns import GrammarTurns
 from radixserve.engine.intake import Intake
-from radixserve.engine.interface import EngineHealth
+from radixserve.engine.interface import EngineHealth, TreeViewer
 from radixserve.engine.messages import (
     Answer,
     CacheEvents,
@@ -32,11 +32,13 @@ from radixserve.engine.messages import (
     ReadCacheStats,
     SetPublic,
     Step,
+    TreeChanged,
     WatchCache,
     WatchFailed,
 )
 from radixserve.engine.request_stream import RequestStream
 from radixserve.engine.supervisor import GIVEN_UP, Supervisor
+from radixserve.engine.tree_watch import TreeWatch, TreeWatchers
 from radixserve.errors import (
     DeadlineError,
     EngineDeadError,
@@ -82,6 +84,11 @@ class AsyncEngine:
         self._questions = OpenQuestions(lambda message: self._supervisor.send(message))  # noqa: PLW0108  # bound later
         self._watchers = CacheWatchers(
             lambda snapshot: self._supervisor.post(WatchCache(snapshot)),
+        )
+        self._tree_watchers = TreeWatchers(
+            lambda message: self._supervisor.post(message),  # noqa: PLW0108  # bound later
+            self._questions.ask,
+            lambda: self.stats,
         )
 
     @classmethod
@@ -271,10 +278,15 @@ class AsyncEngine:
         self._check_accepting()
         return self._watchers.open(self.info.num_pages)
 
+    def watch_tree(self, viewer: TreeViewer) -> TreeWatch:
+        """See ``interface.Engine.watch_tree``."""
+        self._check_accepting()
+        return self._tree_watchers.open(viewer, self.info.page_size)
+
     async def drain(self, timeout_s: float) -> None:
         """See ``interface.Engine.drain``."""
         self._accepting = False
-        self._watchers.end()
+        self._end_watches()
         try:
             await asyncio.wait_for(self._idle.wait(), timeout_s)
         except TimeoutError:
@@ -286,7 +298,7 @@ class AsyncEngine:
         """See ``interface.Engine.aclose``. Idempotent."""
         self._accepting = False
         self._closed = True
-        self._watchers.end()
+        self._end_watches()
         # Before the process: its end may take seconds, in which last words can reach the clients.
         self._end_all("the server is shutting down")
         self._questions.fail("the server is shutting down")
@@ -311,9 +323,13 @@ class AsyncEngine:
             if stream.is_finished:
                 self._forget(delta.request_id)
 
-    def on_cache_events(self, message: CacheEvents | WatchFailed) -> None:
+    def on_watched(self, message: CacheEvents | TreeChanged | WatchFailed) -> None:
         """See ``supervisor.Listener``."""
         match message:
+            case TreeChanged():
+                self._tree_watchers.feed(message)
+            case WatchFailed(is_tree=True):
+                self._tree_watchers.end()
             case CacheEvents(events, snapshot):
                 self._watchers.feed(events, snapshot)
             case WatchFailed():
@@ -330,11 +346,16 @@ class AsyncEngine:
     def on_up(self) -> None:
         """See ``supervisor.Listener``."""
         self._watchers.restart()
+        self._tree_watchers.restart()
 
     def on_given_up(self) -> None:
         """See ``supervisor.Listener``."""
-        self._watchers.end()
+        self._end_watches()
         self._questions.fail(GIVEN_UP)
+
+    def _end_watches(self) -> None:
+        self._watchers.end()
+        self._tree_watchers.end()
 
     def _end_all(self, error: str) -> None:
         for request_id, stream in tuple(self._streams.items()):

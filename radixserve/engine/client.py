@@ -29,6 +29,7 @@ from radixserve.engine.messages import (
     Ready,
     Step,
     ToEngine,
+    TreeChanged,
     WatchFailed,
     decode_from_engine,
     encode,
@@ -51,7 +52,7 @@ device does not answer it, must not keep the server from ending."""
 ENGINE_MODULE = "radixserve.engine.process"
 """What the process runs."""
 
-Told = Step | CacheEvents | WatchFailed | Answer | Pong
+Told = Step | CacheEvents | TreeChanged | WatchFailed | Answer | Pong
 """What an engine says once it is ready."""
 
 

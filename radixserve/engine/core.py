@@ -37,6 +37,7 @@ from radixserve.engine.bell import Bell
 from radixserve.engine.disk_watch import LOOK_S, DiskWatch
 from radixserve.engine.grammar_stage import GrammarStage
 from radixserve.engine.step_times import StepTimes
+from radixserve.engine.tree_feed import TreeFeed
 from radixserve.errors import DeviceLostError, InvalidRequestError
 from radixserve.ids import DEFAULT_NAMESPACE, Namespace, RequestId
 from radixserve.sampling.grammar_compiler import GrammarCompiler
@@ -128,6 +129,8 @@ class EngineCore:
         self._compiling.on_done = self._bell.ring
         if self._tiers is not None:
             self._tiers.on_news = self._bell.ring
+        self.tree_feed = TreeFeed(cache.tree)
+        """What becomes of the tree's nodes, for whoever draws it."""
         self.admitted: list[RequestId] = []
         """Who left the queue for the first time in the last ``step``."""
 
@@ -220,6 +223,7 @@ class EngineCore:
 
     def _step(self) -> list[TokenDelta]:
         self.admitted = []
+        self._cache.tree.now_s = time.monotonic()
         if self._has_room():
             if self._disk.look():
                 self._scheduler.loads.give_up_waiting()

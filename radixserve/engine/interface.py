@@ -4,9 +4,9 @@
 may bring their own. Nothing here knows HTTP, and nothing here knows how the engine is reached.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from radixserve.ids import DEFAULT_NAMESPACE, Namespace, RequestId
 from radixserve.sampling.params import SamplingParams
@@ -88,6 +88,97 @@ class CacheEventStream(Protocol):
     """
 
     def __aiter__(self) -> AsyncIterator[CacheEvent]: ...
+
+    async def aclose(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TreeViewer:
+    """Who looks at the radix tree, and what is theirs."""
+
+    sees_all: bool
+    """Otherwise own nodes, and of the public ones on the way to them where they part."""
+    owns: Callable[[Namespace], bool]
+
+
+class ViewedNode(NamedTuple):
+    """A node as one viewer sees it."""
+
+    id: int
+    """Counted for this viewer alone."""
+    parent: int
+    """0: there is none above."""
+    start: int
+    """Depth at which its tokens begin."""
+    tokens: int
+    pages: int
+    locks: int | None
+    """Requests that use it. None: not told."""
+    age_s: float | None
+    """Since it was last in use. None: it is, or not told."""
+    owner: int
+    """0: public; 1: the viewer's own; others count on from 2, as they appear."""
+
+
+@dataclass(frozen=True, slots=True)
+class TreeNodes:
+    """Forget ``gone``, then insert or replace ``nodes``; a new node's parent comes before it. What
+    is left is a tree."""
+
+    at_s: float
+    """When that was so, and ages are as of: since the viewer came."""
+    nodes: list[ViewedNode]
+    gone: list[int]
+
+
+@dataclass(frozen=True, slots=True)
+class TreeWhole:
+    """The first picture is complete."""
+
+
+@dataclass(frozen=True, slots=True)
+class TreeLost:
+    """The tree is another one now: forget everything."""
+
+
+@dataclass(frozen=True, slots=True)
+class TreeFigures:
+    """The engine's figures, for who sees all."""
+
+    stats: EngineStats
+
+
+TreeEvent = TreeNodes | TreeWhole | TreeLost | TreeFigures
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeTokens:
+    """What lies in a node."""
+
+    start: int
+    end: int
+    before: list[int]
+    """The last ones on the way to it."""
+    first: list[int]
+    last: list[int]
+    """Its end, if ``first`` does not go so far."""
+
+
+class TreeStream(Protocol):
+    """The radix tree as one viewer sees it: the nodes there are, and then, now and then, what has
+    become of them. Who reads slowly gets less often what is then the newest.
+
+    Iteration ends when the engine drains or ends. ``aclose`` ends it before. Idempotent.
+    """
+
+    def __aiter__(self) -> AsyncIterator[TreeEvent]: ...
+
+    async def read(
+        self, node_id: int, *, num_before: int, num_first: int, num_last: int
+    ) -> NodeTokens | None:
+        """At most so many tokens of and before a node that this stream has told of; None if it is
+        not there any more. *Raises* ``EngineDeadError``."""
+        ...
 
     async def aclose(self) -> None: ...
 
@@ -193,9 +284,16 @@ class Engine(Protocol):
         """
         ...
 
+    def watch_tree(self, viewer: TreeViewer) -> TreeStream:
+        """Watch the radix tree; the engine notes what becomes of it only while somebody does.
+
+        *Raises* ``ShuttingDownError``, ``EngineDeadError``.
+        """
+        ...
+
     async def drain(self, timeout_s: float) -> None:
-        """Take no more requests, end who watches the cache, and wait until the requests in flight
-        have ended, or the time is up."""
+        """Take no more requests, end who watches the cache or the tree, and wait until the requests
+        in flight have ended, or the time is up."""
         ...
 
     async def aclose(self) -> None:

@@ -1,14 +1,16 @@
 """What the engine process and its client say to each other, and how it is put into bytes.
 
-To the engine: ``Submit``, ``Abort``, ``WatchCache``, ``SetPublic``, ``PrefillAhead``, ``Ask``,
-``Ping``. From it: ``Ready`` or ``Failed`` once, then a ``Step`` after each step, an ``Answer`` to
-each question, a ``Pong`` to each ``Ping``, and ``CacheEvents`` while it is told to. MessagePack by
+To the engine: ``Submit``, ``Abort``, ``WatchCache``, ``WatchTree``, ``SetPublic``,
+``PrefillAhead``, ``Ask``, ``Ping``. From it: ``Ready`` or ``Failed`` once, then a ``Step`` after
+each step, an ``Answer`` to each question, a ``Pong`` to each ``Ping``, and ``CacheEvents`` and
+``TreeChanged`` while it is told to. MessagePack by
 msgspec, typed on both ends: a message that does not fit its type is refused by the decoder, never
 half understood.
 """
 
 import msgspec
 
+from radixserve.cache.tree_log import PathTokens, TreeNews
 from radixserve.ids import Namespace, RequestId
 from radixserve.types import (
     CacheEvent,
@@ -39,6 +41,13 @@ class WatchCache(msgspec.Struct, frozen=True, tag=True):
     None: say it no more."""
 
     snapshot: int | None
+
+
+class WatchTree(msgspec.Struct, frozen=True, tag=True):
+    """Say from now on which nodes the tree has and what becomes of them, in a picture of this
+    number, and no more in those before; None: say it no more."""
+
+    picture: int | None
 
 
 class SetPublic(msgspec.Struct, frozen=True, tag=True):
@@ -75,7 +84,15 @@ class ReadCacheStats(msgspec.Struct, frozen=True, tag=True):
     """What are the figures of the cache?"""
 
 
-Question = Explain | ClearCache | ReadCacheStats
+class ReadPath(msgspec.Struct, frozen=True, tag=True):
+    """Which tokens lie in these spans ``[low, high)`` of the way to a node, of which a picture that
+    is still told has told?"""
+
+    serial: int
+    spans: list[tuple[int, int]]
+
+
+Question = Explain | ClearCache | ReadCacheStats | ReadPath
 
 
 class Ask(msgspec.Struct, frozen=True, tag=True):
@@ -107,13 +124,19 @@ class CacheStatsRead(msgspec.Struct, frozen=True, tag=True):
     stats: CacheStats
 
 
+class PathRead(msgspec.Struct, frozen=True, tag=True):
+    """Answers ``ReadPath``. None: there is no such node any more, or it is not so deep."""
+
+    tokens: PathTokens | None
+
+
 class NotAnswered(msgspec.Struct, frozen=True, tag=True):
     """Answers any question: the engine could not, and goes on."""
 
     error: str
 
 
-Reply = Explained | Cleared | CacheStatsRead | NotAnswered
+Reply = Explained | Cleared | CacheStatsRead | PathRead | NotAnswered
 
 
 class Answer(msgspec.Struct, frozen=True, tag=True):
@@ -153,16 +176,26 @@ class CacheEvents(msgspec.Struct, frozen=True, tag=True):
     snapshot: int | None = None
 
 
+class TreeChanged(msgspec.Struct, frozen=True, tag=True):
+    """What is to be changed in the picture of that number. Sent while the engine is told to."""
+
+    picture: int
+    news: TreeNews
+
+
 class WatchFailed(msgspec.Struct, frozen=True, tag=True):
-    """Watching the cache has failed, and has ended for everybody. The engine goes on."""
+    """Watching the cache, or the tree, has failed, and has ended for everybody. The engine goes
+    on."""
+
+    is_tree: bool = False
 
 
 class Pong(msgspec.Struct, frozen=True, tag=True):
     """Answers ``Ping``."""
 
 
-ToEngine = Submit | Abort | WatchCache | SetPublic | PrefillAhead | Ask | Ping
-FromEngine = Ready | Failed | Step | CacheEvents | WatchFailed | Answer | Pong
+ToEngine = Submit | Abort | WatchCache | WatchTree | SetPublic | PrefillAhead | Ask | Ping
+FromEngine = Ready | Failed | Step | CacheEvents | TreeChanged | WatchFailed | Answer | Pong
 
 _encoder = msgspec.msgpack.Encoder()
 _to_engine = msgspec.msgpack.Decoder(ToEngine)

@@ -46,8 +46,10 @@ from radixserve.engine.messages import (
     SetPublic,
     Step,
     Submit,
+    TreeChanged,
     WatchCache,
     WatchFailed,
+    WatchTree,
     decode_to_engine,
     encode,
 )
@@ -105,7 +107,7 @@ def _serve(core: EngineCore, socket: "zmq.Socket[bytes]", wake: Wake) -> None:
     poller.register(wake.fd, zmq.POLLIN)
     while True:
         sleep_ms = int(1000 * LOOK_S) if core.has_work else None
-        ready = dict(poller.poll(0 if core.can_step else sleep_ms))
+        ready = dict(poller.poll(0 if core.can_step or core.tree_feed.has_news else sleep_ms))
         if sys.stdin.fileno() in ready:
             logger.info("the client is gone; the engine ends")
             return
@@ -123,6 +125,7 @@ def _serve(core: EngineCore, socket: "zmq.Socket[bytes]", wake: Wake) -> None:
         if had_work or can_step or deltas:
             _send(socket, Step(deltas, core.stats(), core.admitted if can_step else []))
         _send_cache_events(core, socket)
+        _send_tree(core, socket)
 
 
 def _drain(core: EngineCore, socket: "zmq.Socket[bytes]") -> list[TokenDelta]:
@@ -144,6 +147,10 @@ def _drain(core: EngineCore, socket: "zmq.Socket[bytes]") -> list[TokenDelta]:
                 # What came before it goes first, to those who watch already.
                 _send_cache_events(core, socket)
                 _send(socket, _watch(core, number))
+            case WatchTree(None):
+                core.tree_feed.unwatch()
+            case WatchTree(int(picture)):
+                core.tree_feed.watch(picture)
             case SetPublic(prefixes):
                 core.set_public_prefixes(prefixes)
             case PrefillAhead(prompt_ids, namespace, tenant):
@@ -177,6 +184,19 @@ def _send_cache_events(core: EngineCore, socket: "zmq.Socket[bytes]") -> None:
     events = core.take_cache_events()
     if events:
         _send(socket, CacheEvents(events))
+
+
+def _send_tree(core: EngineCore, socket: "zmq.Socket[bytes]") -> None:
+    if not core.tree_feed.has_news:
+        return
+    try:
+        news = core.tree_feed.take(is_busy=core.can_step)
+        if news is not None:
+            _send(socket, TreeChanged(core.tree_feed.picture, news))
+    except Exception:
+        logger.exception("the tree cannot be watched")
+        core.tree_feed.unwatch()
+        _send(socket, WatchFailed(is_tree=True))
 
 
 def _send(socket: "zmq.Socket[bytes]", message: FromEngine) -> None:

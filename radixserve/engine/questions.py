@@ -10,8 +10,10 @@ from radixserve.engine.messages import (
     Cleared,
     Explain,
     Explained,
+    PathRead,
     Question,
     ReadCacheStats,
+    ReadPath,
     Reply,
 )
 
@@ -28,3 +30,5 @@ def reply_to(core: EngineCore, question: Question) -> Reply:
             return Cleared(core.clear_cache(namespace))
         case ReadCacheStats():
             return CacheStatsRead(core.cache_stats())
+        case ReadPath(serial, spans):
+            return PathRead(core.tree_feed.read(serial, spans))

@@ -36,6 +36,7 @@ from radixserve.engine.messages import (
     Step,
     Submit,
     ToEngine,
+    TreeChanged,
     WatchFailed,
 )
 from radixserve.engine.quarantine import Quarantine
@@ -70,7 +71,7 @@ class Listener(Protocol):
         """Something new about a choice that has not ended."""
         ...
 
-    def on_cache_events(self, message: CacheEvents | WatchFailed) -> None: ...
+    def on_watched(self, message: CacheEvents | TreeChanged | WatchFailed) -> None: ...
 
     def on_answer(self, answer: Answer) -> None: ...
 
@@ -339,8 +340,8 @@ class Supervisor:
                 self._listener.on_step(message)
                 for delta in deltas:
                     self._hear(delta)
-            case CacheEvents() | WatchFailed():
-                self._listener.on_cache_events(message)
+            case CacheEvents() | TreeChanged() | WatchFailed():
+                self._listener.on_watched(message)
             case Answer():
                 self._listener.on_answer(message)
             case Pong():

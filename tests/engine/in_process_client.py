@@ -31,7 +31,9 @@ from radixserve.engine.messages import (
     Step,
     Submit,
     ToEngine,
+    TreeChanged,
     WatchCache,
+    WatchTree,
     decode_from_engine,
     decode_to_engine,
     encode,
@@ -93,34 +95,48 @@ class InProcessClient:
     async def _serve(self) -> None:
         while True:
             await asyncio.sleep(0)
-            if not self._inbox and not self.core.has_work and not self.core.can_step:
+            feed = self.core.tree_feed
+            is_idle = not self.core.has_work and not self.core.can_step
+            if not self._inbox and is_idle and not feed.has_news:
                 self._called.clear()
                 await self._called.wait()
             deltas: list[TokenDelta] = []
             while self._inbox:
-                match decode_to_engine(self._inbox.popleft()):
-                    case Submit(request):
-                        self.core.add(request)
-                    case Abort(request_id, index):
-                        deltas += self.core.abort(request_id, index)
-                    case WatchCache(snapshot=None):
-                        self.core.unwatch_cache()
-                    case WatchCache(number):
-                        self._tell_events(self.core.take_cache_events())
-                        self._tell_events(self.core.watch_cache(), number)
-                    case SetPublic(prefixes):
-                        self.core.set_public_prefixes(prefixes)
-                    case PrefillAhead(prompt_ids, namespace, tenant):
-                        self.core.prefill_ahead(prompt_ids, namespace, tenant)
-                    case Ask(number, question):
-                        self._tell(Answer(number, reply_to(self.core, question)))
-                    case Ping():
-                        self._tell(Pong())
+                deltas += self._take_in(decode_to_engine(self._inbox.popleft()))
             had_work = self.core.has_work or self.core.can_step
             deltas += self.core.step()
             if had_work or deltas:
                 self._tell(Step(deltas, self.core.stats(), self.core.admitted))
             self._tell_events(self.core.take_cache_events())
+            news = feed.take(is_busy=self.core.can_step)
+            if news is not None:
+                self._tell(TreeChanged(feed.picture, news))
+
+    def _take_in(self, message: ToEngine) -> list[TokenDelta]:
+        deltas: list[TokenDelta] = []
+        match message:
+            case Submit(request):
+                self.core.add(request)
+            case Abort(request_id, index):
+                deltas += self.core.abort(request_id, index)
+            case WatchCache(snapshot=None):
+                self.core.unwatch_cache()
+            case WatchCache(number):
+                self._tell_events(self.core.take_cache_events())
+                self._tell_events(self.core.watch_cache(), number)
+            case WatchTree(None):
+                self.core.tree_feed.unwatch()
+            case WatchTree(int(picture)):
+                self.core.tree_feed.watch(picture)
+            case SetPublic(prefixes):
+                self.core.set_public_prefixes(prefixes)
+            case PrefillAhead(prompt_ids, namespace, tenant):
+                self.core.prefill_ahead(prompt_ids, namespace, tenant)
+            case Ask(number, question):
+                self._tell(Answer(number, reply_to(self.core, question)))
+            case Ping():
+                self._tell(Pong())
+        return deltas
 
     def _tell_events(self, events: list[CacheEvent], snapshot: int | None = None) -> None:
         if events:

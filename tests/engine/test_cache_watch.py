@@ -365,7 +365,7 @@ async def test_a_cache_that_cannot_be_watched_ends_the_watches_and_nothing_else(
     watch = engine.watch_cache()
     assert (await anext(watch)).kind == "snapshot"
     waiting = await reading(watch)
-    engine.on_cache_events(WatchFailed())
+    engine.on_watched(WatchFailed())
     with pytest.raises(StopAsyncIteration):
         await waiting
     assert engine.is_alive

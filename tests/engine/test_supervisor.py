@@ -22,6 +22,7 @@ from radixserve.engine.messages import (
     Step,
     Submit,
     ToEngine,
+    TreeChanged,
     WatchFailed,
 )
 from radixserve.engine.supervisor import Supervisor
@@ -114,7 +115,7 @@ class Notes:
         if delta.finish_reason is not None:
             self.ends[delta.request_id] = (delta.finish_reason, delta.error)
 
-    def on_cache_events(self, message: CacheEvents | WatchFailed) -> None:
+    def on_watched(self, message: CacheEvents | TreeChanged | WatchFailed) -> None:
         self.heard.append(message)
 
     def on_answer(self, answer: Answer) -> None:

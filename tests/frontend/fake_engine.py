@@ -10,7 +10,13 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from radixserve.engine.interface import EngineHealth, TextDelta
+from radixserve.engine.interface import (
+    EngineHealth,
+    NodeTokens,
+    TextDelta,
+    TreeEvent,
+    TreeViewer,
+)
 from radixserve.errors import (
     ContextLengthError,
     EngineDeadError,
@@ -165,6 +171,35 @@ class FakeWatch:
         self.is_closed = True
 
 
+class FakeTreeWatch:
+    """What becomes of a tree as a test puts it in; None ends it. ``tokens``: of its nodes."""
+
+    def __init__(self, viewer: TreeViewer) -> None:
+        self.viewer = viewer
+        self.events: asyncio.Queue[TreeEvent | None] = asyncio.Queue()
+        self.tokens: dict[int, NodeTokens] = {}
+        self.asked: list[tuple[int, int, int]] = []
+        self.is_closed = False
+
+    def __aiter__(self) -> AsyncIterator[TreeEvent]:
+        return self
+
+    async def __anext__(self) -> TreeEvent:
+        event = await self.events.get()
+        if event is None:
+            raise StopAsyncIteration
+        return event
+
+    async def read(
+        self, node_id: int, *, num_before: int, num_first: int, num_last: int
+    ) -> NodeTokens | None:
+        self.asked.append((num_before, num_first, num_last))
+        return self.tokens.get(node_id)
+
+    async def aclose(self) -> None:
+        self.is_closed = True
+
+
 Script = Callable[[Submitted], Sequence[TextDelta | Exception]]
 """What to answer; an exception in it is raised in the middle of the stream."""
 
@@ -198,6 +233,7 @@ class FakeEngine:
         self.something_submitted = asyncio.Event()
         self.something_closed = asyncio.Event()
         self.watches: list[FakeWatch] = []
+        self.tree_watches: list[FakeTreeWatch] = []
         self.is_alive = True
         self.is_up = True
         self.is_ready = True
@@ -313,10 +349,17 @@ class FakeEngine:
         self.watches.append(watch)
         return watch
 
+    def watch_tree(self, viewer: TreeViewer) -> FakeTreeWatch:
+        watch = FakeTreeWatch(viewer)
+        self.tree_watches.append(watch)
+        return watch
+
     async def drain(self, timeout_s: float) -> None:
         self.is_draining = True
         for watch in self.watches:
             watch.events.put_nowait(None)
+        for tree_watch in self.tree_watches:
+            tree_watch.events.put_nowait(None)
 
     @property
     def health(self) -> EngineHealth:
