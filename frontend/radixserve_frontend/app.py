@@ -13,6 +13,7 @@ RequestBoundary (id, access log, counts, 500)
        GET  /v1/models, /v1/models/{id}               ModelsEndpoint
        GET  /openapi.json, /docs                      OpenApiEndpoint
        GET  /cache/events                             CacheEventsEndpoint
+       GET  /cache/tree, /cache/tree/{id}             CacheTreeEndpoint
        GET  /health, /ready, /metrics, /
        GET  /cache/stats, POST /cache/explain, /cache/clear   CacheEndpoints
 """
@@ -37,6 +38,7 @@ from radixserve_frontend.auth import Authentication, check_admin
 from radixserve_frontend.body import MAX_BODIES_AT_ONCE, Bodies
 from radixserve_frontend.cache_endpoints import CacheEndpoints
 from radixserve_frontend.cache_events import CacheEventsEndpoint
+from radixserve_frontend.cache_tree import CacheTreeEndpoint
 from radixserve_frontend.config import ServerConfig
 from radixserve_frontend.debug_endpoints import DebugEndpoints
 from radixserve_frontend.dialect import Dialect
@@ -88,6 +90,7 @@ def create_app(
     models = ModelsEndpoint(engine, config)
     memory = TokenMemory(engine.tokenizer, config.token_memory_mib * 2**20)
     ahead = PrefillAhead(engine, memory, lifecycle, findings) if config.prefill_ahead else None
+    tree = CacheTreeEndpoint(engine, config, lifecycle)
     cache = CacheEndpoints(engine, memory, config, lifecycle)
     store = ResponseStore(
         max_responses=config.max_stored_responses,
@@ -121,6 +124,8 @@ def create_app(
         _route("/v1/models", models.list),
         _route("/v1/models/{model:path}", models.retrieve),
         _route("/cache/events", CacheEventsEndpoint(engine, config, lifecycle).stream, admin=True),
+        _route("/cache/tree", tree.stream),
+        _route("/cache/tree/{id}", tree.node),
         _route("/cache/stats", cache.stats, admin=True),
         _route("/cache/explain", cache.explain, method="POST"),
         _route("/cache/clear", cache.clear, method="POST", admin=True),

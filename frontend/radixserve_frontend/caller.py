@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from starlette.types import Scope
 
-from radixserve.ids import Namespace
+from radixserve.ids import DEFAULT_NAMESPACE, Namespace
 
 _SCOPE_KEY = "radixserve.caller"
 _SEPARATOR = "\0"
@@ -27,6 +27,13 @@ class Caller:
         whatever salts they choose."""
         # A tenant's name holds no separator (``auth`` sees to it), a salt may.
         return Namespace(f"{self.tenant}{_SEPARATOR}{salt}" if self.tenant else salt)
+
+    def owns(self, namespace: Namespace) -> bool:
+        """Whether it is this tenant's, under whatever salt. Where there are no keys there are no
+        tenants: then it is what comes without a salt."""
+        if self.tenant:
+            return namespace.startswith(f"{self.tenant}{_SEPARATOR}")
+        return namespace == DEFAULT_NAMESPACE
 
 
 ANYBODY = Caller(is_admin=True)

@@ -51,6 +51,7 @@ class IndexEndpoint:
                 "detokenize": "POST /detokenize",
                 "models": "GET /v1/models",
                 "cache_events": "GET /cache/events",
+                "cache_tree": "GET /cache/tree",
                 "docs": "GET /docs",
                 "openapi": "GET /openapi.json",
                 "health": "GET /health",

@@ -102,6 +102,14 @@ OPERATIONS: Final[Mapping[tuple[str, str], Operation]] = {
         summary="Watch pages come into the cache and go. For administrators, where there are keys.",
         streams=True,
     ),
+    ("GET", "/cache/tree"): Operation(
+        tag=_CACHE,
+        summary="Watch the radix tree: all of it, or, with a tenant's key, what is the tenant's.",
+        streams=True,
+    ),
+    ("GET", "/cache/tree/{id}"): Operation(
+        tag=_CACHE, summary="The text of a node that a stream, named by 'stream', has told of."
+    ),
     ("GET", "/health"): Operation(tag=_OPERATING, summary="Whether the server is alive."),
     ("GET", "/ready"): Operation(tag=_OPERATING, summary="Whether it can serve just now."),
     ("GET", "/metrics"): Operation(
