@@ -14,11 +14,12 @@ RequestBoundary (id, access log, counts, 500)
        GET  /openapi.json, /docs                      OpenApiEndpoint
        GET  /cache/events                             CacheEventsEndpoint
        GET  /cache/tree, /cache/tree/{id}             CacheTreeEndpoint
-       GET  /health, /ready, /metrics, /
+       GET  /, /page/{name}                           PageFiles
+       GET  /health, /ready, /metrics
        GET  /cache/stats, POST /cache/explain, /cache/clear   CacheEndpoints
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Final
 
 from starlette.applications import Starlette
@@ -43,7 +44,7 @@ from radixserve_frontend.config import ServerConfig
 from radixserve_frontend.debug_endpoints import DebugEndpoints
 from radixserve_frontend.dialect import Dialect
 from radixserve_frontend.endpoint import GenerationEndpoint
-from radixserve_frontend.health import HealthEndpoint, IndexEndpoint
+from radixserve_frontend.health import HealthEndpoint, index_of
 from radixserve_frontend.http_errors import HttpError, error_answer
 from radixserve_frontend.key_store import KeyStore
 from radixserve_frontend.lifecycle import Lifecycle
@@ -56,6 +57,7 @@ from radixserve_frontend.openai.responses.dialect import ResponsesDialect
 from radixserve_frontend.openai.responses.endpoints import StoredResponsesEndpoint
 from radixserve_frontend.openai.responses.store import ResponseStore
 from radixserve_frontend.openapi import DOCS_PATHS, OpenApiEndpoint
+from radixserve_frontend.page_files import PageFiles, wants_page
 from radixserve_frontend.prefill_ahead import PrefillAhead
 from radixserve_frontend.record import RequestRecord, record_of
 from radixserve_frontend.tokenizing import TokenizingEndpoints
@@ -87,6 +89,7 @@ def create_app(
     active: set[RequestRecord] = set()
     metrics = Metrics(engine, keys if config.metrics_by_tenant else None)
     health = HealthEndpoint(lifecycle)
+    page = PageFiles(index_of(config))
     models = ModelsEndpoint(engine, config)
     memory = TokenMemory(engine.tokenizer, config.token_memory_mib * 2**20)
     ahead = PrefillAhead(engine, memory, lifecycle, findings) if config.prefill_ahead else None
@@ -132,7 +135,8 @@ def create_app(
         _route("/health", health.show),
         _route("/ready", health.ready),
         _route("/metrics", metrics.show, admin=not config.public_metrics),
-        _route("/", IndexEndpoint(config).show),
+        _route("/", page.root),
+        _route("/page/{name:path}", page.file),
     ]
     if config.debug_endpoints:
         debug = DebugEndpoints(active)
@@ -159,7 +163,7 @@ def create_app(
                 tracer=tracer,
             ),
             *_cors(config),
-            *_authentication(config, keys),
+            *_authentication(config, keys, page.paths),
         ],
         exception_handlers={
             RadixServeError: _answer_error,
@@ -191,11 +195,15 @@ def _cors(config: ServerConfig) -> list[Middleware]:
     ]
 
 
-def _authentication(config: ServerConfig, keys: KeyStore | None) -> list[Middleware]:
+def _authentication(
+    config: ServerConfig, keys: KeyStore | None, page_paths: Collection[str]
+) -> list[Middleware]:
     if keys is None:
         return []
-    open_paths = {*_OPEN_PATHS, "/metrics"} if config.public_metrics else _OPEN_PATHS
-    return [Middleware(Authentication, keys=keys, open_paths=open_paths)]
+    open_paths = {*_OPEN_PATHS, *page_paths}
+    if config.public_metrics:
+        open_paths.add("/metrics")
+    return [Middleware(Authentication, keys=keys, open_paths=open_paths, also_open=wants_page)]
 
 
 def _route(path: str, handler: Handler, *, method: str = "GET", admin: bool = False) -> Route:

@@ -7,7 +7,7 @@ marked at the routes (``app.py``): there, 403. Where no keys are configured this
 and everybody is ``caller.ANYBODY``.
 """
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Final
 
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -24,15 +24,22 @@ _NOBODY: Final = Caller()
 
 
 class Authentication:
-    """Wraps the router. ``open_paths`` need no key."""
+    """Wraps the router. ``open_paths`` need no key, nor do requests that are ``also_open``."""
 
-    def __init__(self, app: ASGIApp, keys: KeyStore, open_paths: Collection[str]) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        keys: KeyStore,
+        open_paths: Collection[str],
+        also_open: Callable[[Scope], bool],
+    ) -> None:
         self._app = app
         self._keys = keys
         self._open_paths = frozenset(open_paths)
+        self._also_open = also_open
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] in self._open_paths:
+        if scope["type"] != "http" or self._is_open(scope):
             attach_caller(scope, _NOBODY)
             await self._app(scope, receive, send)
             return
@@ -47,6 +54,9 @@ class Authentication:
         attach_caller(scope, caller)
         record.tenant = caller.tenant
         await self._app(scope, receive, send)
+
+    def _is_open(self, scope: Scope) -> bool:
+        return scope["path"] in self._open_paths or self._also_open(scope)
 
 
 def check_admin(scope: Scope) -> None:

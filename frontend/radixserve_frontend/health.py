@@ -1,4 +1,4 @@
-"""``GET /health`` and ``GET /ready`` for balancers and supervisors, and ``GET /`` for people.
+"""``GET /health`` and ``GET /ready`` for balancers and supervisors, and the index of all routes.
 
     /health    restart this server if it fails: 200 while the engine lives or is being restarted
     /ready     send requests elsewhere if it fails: 200 while one sent now is served at once
@@ -6,6 +6,8 @@
 A request that is sent to a server which is not ready because its engine restarts waits, and is
 served.
 """
+
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -34,35 +36,30 @@ class HealthEndpoint:
         return json_response({"status": status}, status=200 if status == "ready" else 503)
 
 
-class IndexEndpoint:
-    """Where everything is."""
-
-    def __init__(self, config: ServerConfig) -> None:
-        self._index = {
-            "name": "radixserve",
-            "model": config.model_names[0],
-            "endpoints": {
-                "chat": "POST /v1/chat/completions",
-                "completions": "POST /v1/completions",
-                "responses": "POST /v1/responses",
-                "messages": "POST /v1/messages",
-                "count_tokens": "POST /v1/messages/count_tokens",
-                "tokenize": "POST /tokenize",
-                "detokenize": "POST /detokenize",
-                "models": "GET /v1/models",
-                "cache_events": "GET /cache/events",
-                "cache_tree": "GET /cache/tree",
-                "docs": "GET /docs",
-                "openapi": "GET /openapi.json",
-                "health": "GET /health",
-                "ready": "GET /ready",
-                "metrics": "GET /metrics",
-                "cache_stats": "GET /cache/stats",
-                "cache_explain": "POST /cache/explain",
-                "cache_clear": "POST /cache/clear",
-            },
-        }
-
-    async def show(self, request: Request) -> Response:  # noqa: ARG002  # Starlette passes it
-        """The index as JSON."""
-        return json_response(self._index)
+def index_of(config: ServerConfig) -> dict[str, Any]:
+    """``GET /`` as JSON: where everything is."""
+    return {
+        "name": "radixserve",
+        "model": config.model_names[0],
+        "endpoints": {
+            "chat": "POST /v1/chat/completions",
+            "completions": "POST /v1/completions",
+            "responses": "POST /v1/responses",
+            "messages": "POST /v1/messages",
+            "count_tokens": "POST /v1/messages/count_tokens",
+            "tokenize": "POST /tokenize",
+            "detokenize": "POST /detokenize",
+            "models": "GET /v1/models",
+            "page": "GET / (Accept: text/html)",
+            "cache_events": "GET /cache/events",
+            "cache_tree": "GET /cache/tree",
+            "docs": "GET /docs",
+            "openapi": "GET /openapi.json",
+            "health": "GET /health",
+            "ready": "GET /ready",
+            "metrics": "GET /metrics",
+            "cache_stats": "GET /cache/stats",
+            "cache_explain": "POST /cache/explain",
+            "cache_clear": "POST /cache/clear",
+        },
+    }

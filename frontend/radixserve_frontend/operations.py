@@ -127,5 +127,10 @@ OPERATIONS: Final[Mapping[tuple[str, str], Operation]] = {
     ("GET", "/debug/stacks"): Operation(
         tag=_OPERATING, summary="Where every thread is.", answers_text=True
     ),
-    ("GET", "/"): Operation(tag=_OPERATING, summary="Where everything is."),
+    ("GET", "/"): Operation(
+        tag=_OPERATING, summary="Where everything is; a browser gets the page instead."
+    ),
+    ("GET", "/page/{name:path}"): Operation(
+        tag=_OPERATING, summary="A file of that page.", answers_text=True
+    ),
 }

@@ -1,0 +1,98 @@
+/**
+ * Requests to this server: with the key if there is one, errors as errors.
+ *
+ * Addresses are relative to the page, so it works behind a proxy's prefix, too.
+ */
+
+import { keyStore, refuseKey } from "./key.js";
+import { eventsOf } from "./sse.js";
+
+/** What went wrong, in words that can be shown. `status` is 0 where there was no answer at all. */
+export class ApiError extends Error {
+  constructor(message, { status = 0, code = null } = {}) {
+    super(message);
+    this.name = "ApiError";
+    this.status = status;
+    this.code = code;
+  }
+}
+
+/** The JSON that a GET answers. *Throws* `ApiError`. */
+export async function getJson(path, signal) {
+  return (await send(path, { signal })).json();
+}
+
+/** The JSON that a POST of `body` answers. *Throws* `ApiError`. */
+export async function postJson(path, body, signal) {
+  return (await send(path, { ...asPost(body), signal })).json();
+}
+
+/** The events that a GET streams. *Throws* `ApiError`, also on the way. */
+export function getEvents(path, signal) {
+  return streamed(path, { signal });
+}
+
+/** The events that a POST of `body` streams. *Throws* `ApiError`, also on the way. */
+export function postEvents(path, body, signal) {
+  return streamed(path, { ...asPost(body), signal });
+}
+
+/** Whether an error only says that whoever asked no longer wants to know. */
+export function isAbort(error) {
+  return error instanceof DOMException && error.name === "AbortError";
+}
+
+async function* streamed(path, options) {
+  const response = await send(path, options);
+  try {
+    yield* eventsOf(response);
+  } catch (error) {
+    throw isAbort(error) ? error : lostConnection();
+  }
+}
+
+function asPost(body) {
+  return {
+    method: "POST",
+    body: JSON.stringify(body),
+    headers: { "Content-Type": "application/json" },
+  };
+}
+
+async function send(path, { headers = {}, ...options }) {
+  const { key } = keyStore.value;
+  const authorization = key === null ? {} : { Authorization: `Bearer ${key}` };
+  const accept = { Accept: "application/json, text/event-stream" };
+  let response;
+  try {
+    response = await fetch(path, {
+      ...options,
+      headers: { ...accept, ...headers, ...authorization },
+      cache: "no-store",
+      credentials: "omit",
+    });
+  } catch (error) {
+    throw isAbort(error) ? error : lostConnection();
+  }
+  if (response.ok) return response;
+  if (response.status === 401) refuseKey(key);
+  throw await errorOf(response);
+}
+
+/** Errors come in OpenAI's shape; a proxy's may come in any. */
+async function errorOf(response) {
+  const { status } = response;
+  try {
+    const { error } = await response.json();
+    if (typeof error?.message === "string") {
+      return new ApiError(error.message, { status, code: error.code ?? null });
+    }
+  } catch {
+    // Not JSON: the status has to say it.
+  }
+  return new ApiError(`the server answered ${status} ${response.statusText}`.trim(), { status });
+}
+
+function lostConnection() {
+  return new ApiError("the connection to the server was lost");
+}

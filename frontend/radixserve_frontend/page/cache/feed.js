@@ -1,0 +1,97 @@
+/**
+ * The connection to `GET /cache/tree`: keeps one while it is wanted, and tells what comes.
+ *
+ * A lost connection is made anew, soon at first and then less often. A page that nobody sees needs
+ * none: it costs the server something.
+ */
+
+import { getEvents, getJson, isAbort } from "../base/api.js";
+import { Store } from "../base/store.js";
+
+const FIRST_RETRY_S = 1;
+const LAST_RETRY_S = 20;
+
+export class Feed {
+  /** {phase: "off" | "connecting" | "live" | "waiting" | "missing", error, hello} */
+  state = new Store({ phase: "off", error: null, hello: null });
+  #handlers;
+  #control = null;
+  #isWanted = false;
+
+  /** `handlers`: {hello, nodes, whole, figures, lost}, each called with its event's data. */
+  constructor(handlers) {
+    this.#handlers = handlers;
+    document.addEventListener("visibilitychange", () => this.#adjust());
+  }
+
+  /** From now on there shall be a connection. */
+  open() {
+    this.#isWanted = true;
+    this.#adjust();
+  }
+
+  /** As if it were made for the first time: there is another key, say. */
+  reopen() {
+    this.#stop();
+    this.#adjust();
+  }
+
+  /** A node's text, as `GET /cache/tree/{id}` has it. *Throws* `ApiError`. */
+  textOf(id) {
+    const { stream } = this.state.value.hello;
+    return getJson(`cache/tree/${id}?stream=${encodeURIComponent(stream)}`, this.#control?.signal);
+  }
+
+  #adjust() {
+    if (!this.#isWanted || document.hidden) this.#stop();
+    else if (this.#control === null) this.#run();
+  }
+
+  #stop() {
+    this.#control?.abort();
+    this.#control = null;
+    this.state.patch({ phase: "off" });
+  }
+
+  async #run() {
+    const control = (this.#control = new AbortController());
+    let wait = FIRST_RETRY_S;
+    while (!control.signal.aborted) {
+      this.state.patch({ phase: "connecting" });
+      let error = "the server ended the stream";
+      try {
+        for await (const { event, data } of getEvents("cache/tree", control.signal)) {
+          if (control.signal.aborted) return;
+          this.#take(event, JSON.parse(data));
+          wait = FIRST_RETRY_S;
+        }
+      } catch (failure) {
+        if (isAbort(failure) || control.signal.aborted) return;
+        error = failure.message;
+        if (failure.status === 401 || failure.status === 404) {
+          this.state.set({ phase: "missing", error, hello: null });
+          if (this.#control === control) this.#control = null;
+          return;
+        }
+      }
+      this.state.set({ phase: "waiting", error, hello: null });
+      await pause(wait, control.signal);
+      wait = Math.min(2 * wait, LAST_RETRY_S);
+    }
+  }
+
+  #take(event, data) {
+    if (event === "hello") this.state.set({ phase: "live", error: null, hello: data });
+    this.#handlers[event]?.(data);
+  }
+}
+
+function pause(seconds, signal) {
+  return new Promise((resolve) => {
+    const timer = setTimeout(resolve, 1000 * seconds);
+    signal.addEventListener("abort", () => {
+      clearTimeout(timer);
+      resolve();
+    });
+  });
+}

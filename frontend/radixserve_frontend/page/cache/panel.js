@@ -1,0 +1,115 @@
+/** What is to be said of one node: its figures, and its text where the viewer may read it. */
+
+import { fill, h } from "../base/dom.js";
+import { ago, count, counted } from "../base/format.js";
+import { NOT_TOLD } from "./tree.js";
+
+const ASK_AFTER_MS = 120;
+
+export class Panel {
+  #element;
+  #picture;
+  #texts;
+  #slot = -1;
+  #timer = 0;
+
+  constructor(element, picture, texts) {
+    this.#element = element;
+    this.#picture = picture;
+    this.#texts = texts;
+    this.show(-1);
+  }
+
+  /** Show this node, or, for -1, what one sees here. */
+  show(slot) {
+    clearTimeout(this.#timer);
+    this.#slot = slot;
+    this.#element.dataset.node = String(slot > 0 ? this.#picture.tree.id[slot] : "");
+    if (slot <= 0) {
+      fill(this.#element, ...explanation());
+      return;
+    }
+    this.#draw();
+    // Who only passes over a node does not ask for its text.
+    this.#timer = setTimeout(() => this.#read(slot), ASK_AFTER_MS);
+  }
+
+  async #read(slot) {
+    const { id, tokens } = this.#picture.tree;
+    const asked = id[slot];
+    await this.#texts.read(asked, tokens[slot]);
+    if (this.#slot === slot && this.#picture.tree.id[slot] === asked) this.#draw();
+  }
+
+  #draw() {
+    const slot = this.#slot;
+    const { tree, now } = this.#picture;
+    const { start, tokens, pages, locks, weight } = tree;
+    const end = start[slot] + tokens[slot];
+    const children = [...tree.childrenOf(slot)].length;
+    const told = locks[slot] !== NOT_TOLD;
+    const text = this.#texts.known(tree.id[slot], tokens[slot]);
+    fill(
+      this.#element,
+      h("h2", {}, counted(tokens[slot], "token")),
+      facts([
+        ["Positions", `${count(start[slot])} to ${count(end)}`],
+        ["Pages", count(pages[slot])],
+        ["With all behind it", counted(weight[slot], "token")],
+        ["Parts into", children === 0 ? "nothing: a branch ends here" : counted(children, "branch").replace("branchs", "branches")],
+        ["In use by", told ? counted(locks[slot], "request") : "not told"],
+        ["Last used", told ? when(tree, slot, now) : "not told"],
+        ["Owner", ownerName(tree.owner[slot])],
+      ]),
+      ...textOf(text),
+    );
+  }
+}
+
+/** A description list of [name, value] pairs. */
+export function facts(pairs) {
+  return h("dl", { class: "facts" }, pairs.map(([name, value]) => [h("dt", {}, name), h("dd", {}, value)]));
+}
+
+export function ownerName(owner) {
+  return ["public: everybody shares it", "yours"][owner] ?? `another namespace (${owner - 1})`;
+}
+
+function when(tree, slot, now) {
+  if (tree.locks[slot] > 0) return "in use";
+  const age = ago(now - tree.used[slot]);
+  return age === "now" ? "just now" : `${age} ago`;
+}
+
+function textOf(text) {
+  if (text === undefined) return [h("p", { class: "hint" }, "Its text is being asked for.")];
+  if (text === null) return [h("p", { class: "hint" }, "Its text is not for you to read, or it is gone.")];
+  return [
+    h("h3", {}, "Text"),
+    h(
+      "pre",
+      { class: "node-text", tabIndex: 0 },
+      h("span", { class: "node-before" }, text.before),
+      text.text,
+      text.truncated ? h("em", {}, ` (${counted(text.truncated, "token")} left out) `) : null,
+      text.end_text ?? "",
+    ),
+  ];
+}
+
+function explanation() {
+  return [
+    h("h2", {}, "What this is"),
+    h(
+      "p",
+      {},
+      "Every box is a run of tokens whose keys and values the server keeps. Prompts are read from left to right; where two part, the box ends and each goes on in a box of its own.",
+    ),
+    h(
+      "p",
+      {},
+      "A request computes only what is not in a box yet. So a document that ten conversations share is one box, computed once.",
+    ),
+    h("p", { class: "hint" }, "Point at a box or walk with the arrow keys; click or press Enter to zoom. Wheel and drag move the picture."),
+  ];
+}
