@@ -1,0 +1,181 @@
+"""The page's modules by themselves, in a browser without a server: what holds whatever comes."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import radixserve_frontend
+
+ROOT = Path(radixserve_frontend.__file__).parent
+ORIGIN = "http://page.test"
+
+TREE_MODEL = """async (seed) => {
+  const { Tree } = await import("/page/cache/tree.js");
+  let state = seed;
+  const random = (below) => {
+    state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
+    return Math.floor((state / 2 ** 32) * below);
+  };
+  const tree = new Tree();
+  const known = new Map();
+  let last = 0;
+  const row = (id) => {
+    const { parent, start, tokens } = known.get(id);
+    return [id, parent, start, tokens, 1, 0, 0, 1];
+  };
+  const ids = () => [...known.keys()];
+  const childrenOf = (id) => ids().filter((each) => known.get(each).parent === id);
+  for (let batch = 0; batch < 120; batch++) {
+    const nodes = [];
+    const gone = [];
+    for (let change = random(6); change >= 0; change--) {
+      const all = ids();
+      const any = all[random(all.length)];
+      const kind = random(10);
+      if (kind < 5 || !any) {
+        const parent = any && random(4) ? known.get(any) : null;
+        const start = parent ? parent.start + parent.tokens : 0;
+        known.set(++last, { parent: parent ? any : 0, start, tokens: 1 + random(50) });
+        nodes.push(last);
+      } else if (kind < 7 && known.get(any).tokens > 1) {
+        // A split: the upper part is a new node, in the place where the lower one was.
+        const node = known.get(any);
+        const cut = 1 + random(node.tokens - 1);
+        known.set(++last, { parent: node.parent, start: node.start, tokens: cut });
+        known.set(any, { parent: last, start: node.start + cut, tokens: node.tokens - cut });
+        nodes.push(last, any);
+      } else if (childrenOf(any).length === 0 && !nodes.includes(any)) {
+        known.delete(any);
+        gone.push(any);
+      }
+    }
+    // Parents first, each once, as the feed has them.
+    const told = [...new Set(nodes)].filter((id) => known.has(id));
+    told.sort((a, b) => known.get(a).start - known.get(b).start);
+    tree.apply({ nodes: told.map(row), gone }, 0);
+    if (random(3)) continue;
+    tree.settle();
+    if (tree.size !== known.size) return `size ${tree.size} is not ${known.size}`;
+    const weigh = (id) =>
+      childrenOf(id).reduce((sum, child) => sum + weigh(child), known.get(id)?.tokens ?? 0);
+    const reach = (id) => {
+      const end = id ? known.get(id).start + known.get(id).tokens : 0;
+      return childrenOf(id).reduce((most, child) => Math.max(most, reach(child)), end);
+    };
+    for (const id of [0, ...ids()]) {
+      const slot = id ? tree.slotOf(id) : 0;
+      if (tree.weight[slot] !== weigh(id)) return `node ${id} weighs ${tree.weight[slot]}`;
+      if (tree.extent[slot] !== reach(id)) return `node ${id} reaches to ${tree.extent[slot]}`;
+      const children = [...tree.childrenOf(slot)].map((each) => tree.id[each]);
+      if (children.toSorted().join() !== childrenOf(id).toSorted().join()) {
+        return `children of ${id}: ${children}, not ${childrenOf(id)}`;
+      }
+      let top = tree.placeOf(slot).top;
+      for (const child of children) {
+        const place = tree.placeOf(tree.slotOf(child));
+        if (Math.abs(place.top - top) > 1e-9) return `node ${child} does not follow its sibling`;
+        top = place.bottom;
+        const { start, tokens } = known.get(child);
+        const found = tree.nodeAt(start + tokens / 2, (place.top + place.bottom) / 2);
+        if (tree.id[found] !== child) return `node ${child} is not found where it is`;
+      }
+      if (children.length > 0 && Math.abs(top - tree.placeOf(slot).bottom) > 1e-9) {
+        return `the children of ${id} leave room`;
+      }
+    }
+  }
+  return `sound, ${last > 100 ? "many" : "few"} nodes`;
+}"""
+
+SPLIT_KEEPS_ITS_PLACE = """async () => {
+  const { Tree } = await import("/page/cache/tree.js");
+  const tree = new Tree();
+  const rows = [1, 2, 3].map((id) => [id, 0, 0, 10, 1, 0, 0, 1]);
+  tree.apply({ nodes: rows, gone: [] }, 0);
+  tree.settle();
+  tree.apply({ nodes: [[4, 0, 0, 6, 1, 0, 0, 1], [2, 4, 6, 4, 1, 0, 0, 1]], gone: [] }, 0);
+  tree.settle();
+  return [...tree.childrenOf(0)].map((slot) => tree.id[slot]);
+}"""
+
+EVENTS = """async (cut) => {
+  const { EventParser } = await import("/page/base/sse.js");
+  const first = ': ping\\n\\nevent: a\\ndata: {"x": 1}\\n\\n';
+  const text = first + "id: 3\\ndata: one\\ndata:two\\r\\n\\r\\n";
+  const parser = new EventParser();
+  return [...parser.feed(text.slice(0, cut)), ...parser.feed(text.slice(cut))];
+}"""
+
+TURNS = """async () => {
+  const turns = await import("/page/chat/turns.js");
+  let state = turns.emptyState();
+  const [{ id: talk }] = state.conversations;
+  let ids = {};
+  const add = (name, parent, role) => {
+    [state, ids[name]] = turns.addTurn(state, talk, ids[parent] ?? null, { role, text: name });
+  };
+  add("ask", null, "user");
+  add("answer", "ask", "assistant");
+  add("more", "answer", "user");
+  add("again", "ask", "assistant");
+  const said = () => turns.pathTo(state, state.conversations[0].leaf).map((turn) => turn.text);
+  const now = said();
+  state = turns.showVersion(state, ids.answer);
+  const before = said();
+  state = turns.removeTurn(state, ids.answer);
+  const removed = said();
+  state = turns.removeTurn(state, ids.ask);
+  for (let index = 0; index < 4; index++) state = turns.addConversation(state);
+  const letters = state.conversations.map((each) => each.letter);
+  state = turns.removeConversation(state, state.conversations[1].id);
+  state = turns.addConversation(state);
+  const refilled = state.conversations.map((each) => each.letter);
+  return { now, before, removed, left: said(), letters, refilled };
+}"""
+
+
+@pytest.fixture(scope="module")
+def blank(browser: Any) -> Iterator[Any]:
+    """An empty page that may load the page's files, and nothing else."""
+
+    def answer(route: Any) -> None:
+        path = route.request.url.removeprefix(ORIGIN)
+        if path == "/":
+            route.fulfill(content_type="text/html", body="<!doctype html>")
+        else:
+            route.fulfill(path=ROOT / path.lstrip("/"), content_type="text/javascript")
+
+    context = browser.new_context()
+    context.route("**/*", answer)
+    page = context.new_page()
+    page.goto(ORIGIN)
+    yield page
+    context.close()
+
+
+@pytest.mark.parametrize("seed", range(1, 9))
+def test_the_tree_is_what_it_was_told_of(blank: Any, seed: int) -> None:
+    assert blank.evaluate(TREE_MODEL, seed) == "sound, many nodes"
+
+
+def test_a_node_that_is_split_stays_where_it_was(blank: Any) -> None:
+    assert blank.evaluate(SPLIT_KEEPS_ITS_PLACE) == [1, 4, 3]
+
+
+def test_events_are_the_same_wherever_the_stream_is_cut(blank: Any) -> None:
+    expected = [{"event": "a", "data": '{"x": 1}'}, {"event": "message", "data": "one\ntwo"}]
+    for cut in range(70):
+        assert blank.evaluate(EVENTS, cut) == expected
+
+
+def test_conversations_are_branches(blank: Any) -> None:
+    assert blank.evaluate(TURNS) == {
+        "now": ["ask", "again"],
+        "before": ["ask", "answer", "more"],
+        "removed": ["ask", "again"],
+        "left": [],
+        "letters": ["A", "B", "C"],
+        "refilled": ["A", "B", "C"],
+    }
