@@ -65,6 +65,7 @@ bench: $(VENV)/.dev
 	$(BIN)/python bench/peers.py
 	$(BIN)/python bench/tiers.py
 	$(BIN)/python bench/conversations.py
+	$(BIN)/python bench/cache_tree.py
 	$(BIN)/python bench/frontend_overhead.py
 	$(BIN)/python bench/constrained.py
 	$(BIN)/python bench/overload.py
