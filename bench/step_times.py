@@ -1,6 +1,10 @@
 """Where a decode step goes: every part's share, for 1, 16 and 64 streams on the CPU.
 
     python bench/step_times.py [--streams 1,16,64] [--context 128] [--steps 60] [--dtype bfloat16]
+                               [--one-by-one]
+
+Steps of few rows are one call for all layers; with ``--one-by-one`` they run as others do, so that
+what the layers consist of shows.
 
 Greedy streams with contexts of their own decode in this process; the engine's parts are wrapped in
 timers, and each part's figure is its median over the steps. "beside" is what the messages of a step
@@ -44,6 +48,7 @@ PARTS = (
     "schedule",
     "batch",
     "attention plan",
+    "layers in one call",
     "linears",
     "attention",
     "other layer operations",
@@ -112,6 +117,8 @@ def timing(core: EngineCore, clock: Clock) -> Iterator[None]:
             ),
         ),
     ]
+    if runner._recordings is not None:
+        owners.append((runner, "_recordings", {"run": "layers in one call"}))
     saved = [(owner, name, getattr(owner, name)) for owner, name, _ in owners]
     saved += [(model, "_layers", model._layers), (model, "_lm_head", model._lm_head)]
     for owner, name, parts in owners:
@@ -217,7 +224,7 @@ def measure(core: EngineCore, num_streams: int, context: int, num_steps: int) ->
     while core.has_work:
         core.step()
     figures = {
-        name: 1e3 * statistics.median(step[name] for step in timed)
+        name: 1e3 * statistics.median(step.get(name, 0.0) for step in timed)
         for name in ("step", *PARTS, *BESIDE)
     }
     return {"streams": num_streams, "plain": 1e3 * statistics.median(plain)} | figures
@@ -244,12 +251,16 @@ def main() -> None:
     parser.add_argument("--context", type=int, default=128, help="tokens of each (default: 128)")
     parser.add_argument("--steps", type=int, default=60, help="timed steps (default: 60)")
     parser.add_argument("--dtype", default="bfloat16", help="(default: bfloat16)")
+    parser.add_argument("--one-by-one", action="store_true", help="layers, and their parts")
     options = parser.parse_args()
     facts = print_machine()
     config = EngineConfig(
         model=str(bench_checkpoint()), device="cpu", dtype=options.dtype, kv_cache_gib=1.0
     )
     core = build_core(config, progress=False)
+    if options.one_by_one:
+        runner: Any = core._runner
+        runner._recordings = None
     figures = [
         measure(core, int(count), options.context, options.steps)
         for count in options.streams.split(",")

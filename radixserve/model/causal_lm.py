@@ -6,7 +6,7 @@ never samples, and never reads a device tensor back to the host.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (torch's own name for it)
@@ -17,6 +17,9 @@ from radixserve.model.layers import Attention, DecoderLayer, GatedMLP, Step
 from radixserve.model.linear import Linear, PlainLinear
 from radixserve.model.ops import HeadShape, LayerOps, Norm
 from radixserve.model.rope import RopeTable
+
+if TYPE_CHECKING:
+    from radixserve.model.decode_calls import DecodeCalls
 
 KVTensors = Sequence[tuple[torch.Tensor, torch.Tensor]]
 """Per layer: keys and values, each [num_pages, page_size, num_kv_heads, head_dim]."""
@@ -115,6 +118,23 @@ class CausalLM:
             normed = layer(hidden, normed, next_norm, keys, values, step)
         layer, (keys, values) = last
         return layer.last(hidden, normed, self._norm, keys, values, step)
+
+    def decode_calls(self, kv: KVTensors) -> "DecodeCalls | None":
+        """What computes ``hidden`` of decode steps over these tensors in one call, with
+        ``CpuAttention``; None where some product is not a compiled kernel. Imports numba."""
+        # Imported here: others do without it.
+        from radixserve.model.decode_calls import DecodeCalls, max_decode_rows  # noqa: PLC0415
+
+        if not max_decode_rows(self._layers):
+            return None
+        return DecodeCalls(
+            self._embed_tokens,
+            self._layers,
+            self._norm,
+            self._rope,
+            kv,
+            inner_size=self.config.intermediate_size,
+        )
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """The last product, from ``hidden``'s result: [S, vocab_size]."""

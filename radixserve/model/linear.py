@@ -24,7 +24,7 @@ save memory: all rows are multiplied by unpacked weights. In float32, in another
 output layer of 16,384, plain took 20, 35 and 36 ms at 1, 4 and 16 rows, packed 13, 12 and 13.
 """
 
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (torch's own name for it)
@@ -40,6 +40,21 @@ class Linear(Protocol):
     @property
     def num_bytes(self) -> int:
         """Memory that the weight takes, its scales included."""
+        ...
+
+
+@runtime_checkable
+class KernelLinear(Linear, Protocol):
+    """One that multiplies few rows by a compiled kernel."""
+
+    @property
+    def kernel_rows(self) -> int:
+        """So many rows at most go to the kernel; 0: none."""
+        ...
+
+    def by_kernel(self, x: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
+        """The product of few rows, to ``out``, [rows, out], contiguous, if it is given. Not for
+        ``kernel_rows=0``. *Mutates* ``out``."""
         ...
 
 

@@ -13,8 +13,9 @@ memory. An alternative has to win by a margin, so that noise does not choose.
 
 In bfloat16 the compiled product takes 2 to 20 hundredths less than the packed one at 1 to 32 rows,
 and 5 to 16 more where rows are many and it is torch's plain one; whole steps take 14 less at one
-stream, 5 at 4, 3 at 16, and a prompt of 4,096 as long as before. So packed ones have to win. Where
-a look-up uses the table as well, packing would copy it, and they do not race.
+stream, 5 at 4, 3 at 16, and a prompt of 4,096 as long as before. And a decode step whose products
+are all compiled is one call (``decode_calls.py``). So packed ones have to win by a lot. Where a
+look-up uses the table as well, packing would copy it, and they do not race.
 
 *Cost*, measured on 2 cores: 10 to 80 ms for each distinct shape of at most 4,096 x 2,048 (there are
 four of these), 50 to 270 ms for an output layer of 16,384 x 768, in float32 up to 0.7 s; where a
@@ -55,6 +56,9 @@ _ROWS = (1, 8, 64, 512)
 """At which they are compared: decoding alone, with some others, with many, and a chunk."""
 _MARGIN = 0.95
 """An alternative must take at most this much of the time."""
+_ONE_CALL_MARGIN = 0.8
+"""The same for one that takes the place of a compiled product: where all of a model's are compiled
+its decode steps are one call (``decode_calls.py``), which is worth more than either is faster."""
 _PADDING_MARGIN = 0.85
 """The same for padding: more arithmetic that is faster, where it is, is so by a lot."""
 _TILES = (16, 32)
@@ -140,7 +144,8 @@ class LinearMaker:
         for other in self._others(copies, is_shared=is_shared):
             linears = [other.make(copy, None) for copy in copies]
             share = self._share(linears, plain, weight)
-            if share < best_share * _MARGIN:
+            margin = _ONE_CALL_MARGIN if isinstance(best[0], CompiledLinear) else _MARGIN
+            if share < best_share * margin:
                 words = f"{other.words} ({share:.0%} of plain's time)"
                 best, choice, best_share = linears, _Choice(other.make, words), share
         table = self._padding(best[:2], weight)

@@ -11,13 +11,14 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F  # noqa: N812 (torch's own name for it)
 
-Product = Callable[[torch.Tensor], torch.Tensor]
+Product = Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]
+"""Of rows, to the tensor given, or to a new one."""
 
 
 class CompiledLinear:
     """The weight as it is, for CPUs; of a shape that ``fits_product``."""
 
-    __slots__ = ("_bias", "_kernel_rows", "_product", "_weight")
+    __slots__ = ("_bias", "_product", "_weight", "kernel_rows")
 
     def __init__(
         self, weight: torch.Tensor, bias: torch.Tensor | None = None, *, kernel_rows: int
@@ -28,15 +29,15 @@ class CompiledLinear:
         """
         self._weight = weight
         self._bias = bias
-        self._kernel_rows = kernel_rows
+        self.kernel_rows = kernel_rows
         self._product = make_product(weight, bias)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        return self.by_kernel(x) if x.shape[0] <= self._kernel_rows else self.by_library(x)
+        return self.by_kernel(x) if x.shape[0] <= self.kernel_rows else self.by_library(x)
 
-    def by_kernel(self, x: torch.Tensor) -> torch.Tensor:
-        """The product of few rows."""
-        return self._product(x)
+    def by_kernel(self, x: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
+        """The product of few rows, to ``out`` if it is given, which it *mutates*."""
+        return self._product(x, out)
 
     def by_library(self, x: torch.Tensor) -> torch.Tensor:
         """The product of many rows."""

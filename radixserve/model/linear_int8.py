@@ -56,7 +56,7 @@ def _buffer(count: int, dtype: torch.dtype) -> torch.Tensor:
 class Int8Linear:
     """``Linear`` by a weight in 8 bits, for float32 and bfloat16 activations on a CPU."""
 
-    __slots__ = ("_bias", "_kernel_rows", "_product", "_quantised", "_scales", "_scratch")
+    __slots__ = ("_bias", "_product", "_quantised", "_scales", "_scratch", "kernel_rows")
 
     def __init__(
         self,
@@ -73,18 +73,19 @@ class Int8Linear:
         self._quantised, self._scales = quantise_int8(weight)
         self._bias = bias
         self._scratch = scratch
-        self._kernel_rows = kernel_rows
+        self.kernel_rows = kernel_rows
         self._product = make_product(self._quantised, bias, self._scales) if kernel_rows else None
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        if self._product is None or x.shape[0] > self._kernel_rows:
+        if self._product is None or x.shape[0] > self.kernel_rows:
             return self.by_unpacking(x)
-        return self._product(x)
+        return self._product(x, None)
 
-    def by_kernel(self, x: torch.Tensor) -> torch.Tensor:
-        """The product of few rows; not for ``kernel_rows=0``."""
+    def by_kernel(self, x: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
+        """The product of few rows, to ``out`` if it is given, which it *mutates*; not for
+        ``kernel_rows=0``."""
         assert self._product is not None
-        return self._product(x)
+        return self._product(x, out)
 
     def by_unpacking(self, x: torch.Tensor) -> torch.Tensor:
         """The product of many rows."""

@@ -198,6 +198,8 @@ def assemble_runner(config: EngineConfig, model: CausalLM, *, progress: bool = T
         host_pages=host_pages,
         max_in_flight=IN_FLIGHT_ON_A_GPU if device.type == "cuda" else 1,
     )
+    if attention.name == "cpu":
+        runner.use_decode_calls()
     longest = min(num_pages * config.page_size, model.max_model_len)
     num_warm_up = min(WARM_UP_TOKENS[device.type], longest)
     runner.warm_up(num_warm_up)

@@ -15,7 +15,7 @@ the result is the scheduler's.
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -63,6 +63,18 @@ class RunnerInfo:
     cascade_costs: CascadeCosts | None = None
     """When it pays to read once what rows share; None: rows are not to be looked at for it."""
     limits: BatchLimits
+
+
+class Recordings(Protocol):
+    """Decode steps that have been prepared as a whole: CUDA graphs (``graphs.py``), or lists of
+    kernels (``model/decode_calls.py``)."""
+
+    def run(self, batch: ForwardBatch, plan: Any) -> torch.Tensor | None:
+        """Hidden states [B, hidden_size] of a batch of one-token rows that all want logits, with
+        what attention planned for it; None if none fits. Valid until the next call.
+
+        *Mutates* the KV tensors."""
+        ...
 
 
 class LaunchedStep:
@@ -122,7 +134,7 @@ class ModelRunner:
         self._sampler = sampler
         self._transfer = transfer
         self._batches = BatchBuilder(kv.page_size, transfer)
-        self._graphs: DecodeGraphs | None = None
+        self._recordings: Recordings | None = None
         self._sampled: torch.Tensor | None = None
         self._pending: dict[Request, int] = {}
         """Whose token is where in ``_sampled``: of the last step launched that had rows."""
@@ -227,14 +239,19 @@ class ModelRunner:
 
         with torch.inference_mode():
             graphs.record(forward, recorder, sizes, progress=progress)
-        self._graphs = graphs
+        self._recordings = graphs
+
+    def use_decode_calls(self) -> None:
+        """From now on run decode steps of few rows as one call, if this model's products allow it.
+        For ``CpuAttention`` with ``CpuOps``. *Cost*: buffers for some rows."""
+        self._recordings = self._model.decode_calls(self._kv.layers)
 
     def _forward(self, batch: ForwardBatch, *, by_recording: bool) -> torch.Tensor:
         """Hidden states [S, hidden_size] of a batch; if it may be, by a recording that fits it."""
         plan = self._attention.plan(batch)
         hidden = None
-        if by_recording and self._graphs is not None:
-            hidden = self._graphs.run(batch, plan)
+        if by_recording and self._recordings is not None:
+            hidden = self._recordings.run(batch, plan)
         if hidden is None:
             hidden = self._model.hidden(batch, self._kv.layers, self._attention, self._ops, plan)
         return hidden

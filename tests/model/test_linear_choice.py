@@ -72,13 +72,15 @@ def test_compiled_has_to_win_by_a_margin_and_be_beaten_by_one(
 
         return of_runs
 
-    made = chosen(monkeypatch, seconds(0.9, 0.87), compiled=True)
+    made = chosen(monkeypatch, seconds(0.9, 0.73), compiled=True)
     assert isinstance(made, CompiledLinear)
-    assert made._kernel_rows == 16
+    assert made.kernel_rows == 16
     assert type(chosen(monkeypatch, seconds(0.97, 1.0), compiled=True)) is PlainLinear
-    assert type(chosen(monkeypatch, seconds(0.9, 0.8), compiled=True)) is PackedLinear
+    assert type(chosen(monkeypatch, seconds(0.9, 0.71), compiled=True)) is PackedLinear
+    # Where no compiled one is in the lead, less will do.
+    assert type(chosen(monkeypatch, seconds(0.97, 0.9), compiled=True)) is PackedLinear
     # Packing would copy what others keep.
-    made = chosen(monkeypatch, seconds(0.9, 0.8), compiled=True, is_shared=True)
+    made = chosen(monkeypatch, seconds(0.9, 0.5), compiled=True, is_shared=True)
     assert type(made) is CompiledLinear
     # Too few inputs for a tile.
     made = chosen(monkeypatch, seconds(0.1, 1.0), compiled=True, shape=(16_384, 24))
@@ -113,7 +115,7 @@ def test_the_crossing_is_the_last_number_of_rows_at_which_the_kernel_wins(
 
         made = chosen(monkeypatch, seconds, quantization="int8", compiled=True)
         assert isinstance(made, Int8Linear)
-        assert made._kernel_rows == expected
+        assert made.kernel_rows == expected
 
 
 def test_small_weights_are_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,8 +12,10 @@ several threads may call at once will do; ``check`` says if there is none.
 Importing this module imports numba (0.4 s).
 """
 
-from collections.abc import Callable
-from typing import Any
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 import numba
 import torch
@@ -28,18 +30,68 @@ config.THREADING_LAYER_PRIORITY = ["omp", "tbb", "workqueue"]
 _FAST = {"reassoc", "contract", "arcp", "nsz"}
 
 
-def kernel(function: Callable[..., None]) -> Callable[..., None]:
+class Kernel:
+    """A compiled kernel. To call it is to launch it, or to note the launch (``noting``)."""
+
+    __slots__ = ("dispatcher",)
+
+    def __init__(self, dispatcher: Any) -> None:
+        """``dispatcher``: numba's."""
+        self.dispatcher = dispatcher
+
+    def __call__(self, *arguments: Any) -> None:
+        if _notes.calls is None:
+            self.dispatcher(*arguments)
+        else:
+            _notes.calls.append(Call(self, arguments))
+
+
+class Call(NamedTuple):
+    """A launch that was noted."""
+
+    kernel: Kernel
+    arguments: tuple[Any, ...]
+
+
+class _Notes(threading.local):
+    calls: list[Call] | None = None
+
+
+_notes = _Notes()
+
+
+@contextmanager
+def noting() -> Iterator[list[Call]]:
+    """Within, launches of this thread are noted in the list that is given, and not carried out."""
+    assert _notes.calls is None, "launches are being noted already"
+    calls: list[Call] = []
+    _notes.calls = calls
+    try:
+        yield calls
+    finally:
+        _notes.calls = None
+
+
+def kernel(function: Callable[..., None]) -> Kernel:
     """Compile a kernel, whose loops over ``prange`` are shared among threads.
 
     *Cost*: half a second to some seconds at the first call with each kind of numbers, 10 ms where
     an earlier process has left it on disk. Where nothing can be kept every process compiles anew.
     """
-    compiled: Any = numba.njit(parallel=True, fastmath=_FAST, error_model="numpy", nogil=True)(
+    return _kept(function, parallel=True)
+
+
+def serial_kernel(function: Callable[..., None]) -> Kernel:
+    """``kernel`` without a loop over ``prange``."""
+    return _kept(function, parallel=False)
+
+
+def _kept(function: Callable[..., None], *, parallel: bool) -> Kernel:
+    compiled: Any = numba.njit(parallel=parallel, fastmath=_FAST, error_model="numpy", nogil=True)(
         function
     )
     keep(compiled, function)
-    dispatcher: Callable[..., None] = compiled
-    return dispatcher
+    return Kernel(compiled)
 
 
 def inner(function: Callable[..., Any]) -> Callable[..., Any]:

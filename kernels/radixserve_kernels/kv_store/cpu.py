@@ -252,10 +252,14 @@ class StepStore:
         weight: torch.Tensor | None,
         keys: torch.Tensor,
         values: torch.Tensor,
+        query: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """``kv_store`` of tensors with the strides and shapes of those this was made from; not
-        checked. *Mutates* ``keys`` and ``values``."""
-        query = torch.empty(self.query_shape, dtype=qkv.dtype)
+        """``kv_store`` of tensors with the strides and shapes of those this was made from, queries
+        to ``query``, [T, H, D], if it is given; not checked.
+
+        *Mutates* ``keys``, ``values`` and ``query``."""
+        if query is None:
+            query = torch.empty(self.query_shape, dtype=qkv.dtype)
         self.run(
             query.data_ptr(),
             keys.data_ptr(),

@@ -114,16 +114,19 @@ class Product:
         )
         self._multiply = make_linear(KINDS[dtype], weight_kind, on or machine())
 
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """[T, in], contiguous, of the scales' or the weight's type, to a new [T, out].
+    def __call__(self, x: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
+        """[T, in], contiguous, of the scales' or the weight's type, to [T, out]: ``out``,
+        contiguous and of the same type, or a new one.
 
-        *Cost*: 8 us beside the product itself.
+        *Mutates* ``out``. *Cost*: 8 us beside the product itself.
         """
         assert x.dtype == self._dtype
         assert x.is_contiguous()
         assert x.shape[1] == self._num_inputs
         count = x.shape[0]
-        out = x.new_empty((count, self._num_outputs))
+        if out is None:
+            out = x.new_empty((count, self._num_outputs))
+        assert out.shape == (count, self._num_outputs)
         if count:
             self._multiply(
                 x.data_ptr(),

@@ -89,11 +89,24 @@ def add_rms_norm(
     return launch_add_rms_norm(hidden, update, weight, eps)
 
 
-def launch_add_rms_norm(
-    hidden: torch.Tensor, update: torch.Tensor, weight: torch.Tensor, eps: float
+def launch_rms_norm(
+    x: torch.Tensor, weight: torch.Tensor, eps: float, out: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """``add_rms_norm`` of tensors known to fit: nothing is checked. *Mutates* ``hidden``."""
-    return _launch(hidden, update, weight, eps)
+    """``rms_norm`` of tensors known to fit, to ``out`` if it is given: nothing is checked.
+    *Mutates* ``out``."""
+    return _launch(x, None, weight, eps, out)
+
+
+def launch_add_rms_norm(
+    hidden: torch.Tensor,
+    update: torch.Tensor,
+    weight: torch.Tensor,
+    eps: float,
+    out: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """``add_rms_norm`` of tensors known to fit, to ``out`` if it is given: nothing is checked.
+    *Mutates* ``hidden`` and ``out``."""
+    return _launch(hidden, update, weight, eps, out)
 
 
 def _check(x: torch.Tensor, weight: torch.Tensor) -> None:
@@ -119,9 +132,14 @@ def _check(x: torch.Tensor, weight: torch.Tensor) -> None:
 
 
 def _launch(
-    x: torch.Tensor, update: torch.Tensor | None, weight: torch.Tensor, eps: float
+    x: torch.Tensor,
+    update: torch.Tensor | None,
+    weight: torch.Tensor,
+    eps: float,
+    out: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    out = torch.empty_like(x)
+    if out is None:
+        out = torch.empty_like(x)
     num_rows, width = x.shape
     run = make_rms_norm(KINDS[x.dtype], update is not None)
     run(

@@ -78,9 +78,11 @@ def silu_mul(gate_up: torch.Tensor) -> torch.Tensor:
     return launch_silu_mul(gate_up)
 
 
-def launch_silu_mul(gate_up: torch.Tensor) -> torch.Tensor:
-    """``silu_mul`` of a tensor known to fit: nothing is checked."""
+def launch_silu_mul(gate_up: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
+    """``silu_mul`` of a tensor known to fit, to ``out`` if it is given: nothing is checked.
+    *Mutates* ``out``."""
     num_rows, both = gate_up.shape
-    out = gate_up.new_empty((num_rows, both // 2))
+    if out is None:
+        out = gate_up.new_empty((num_rows, both // 2))
     make_silu_mul(KINDS[gate_up.dtype])(out.data_ptr(), gate_up.data_ptr(), num_rows, both // 2)
     return out
