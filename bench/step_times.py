@@ -48,7 +48,7 @@ PARTS = (
     "schedule",
     "batch",
     "attention plan",
-    "layers in one call",
+    "layers and logits in one call",
     "linears",
     "attention",
     "other layer operations",
@@ -117,8 +117,8 @@ def timing(core: EngineCore, clock: Clock) -> Iterator[None]:
             ),
         ),
     ]
-    if runner._recordings is not None:
-        owners.append((runner, "_recordings", {"run": "layers in one call"}))
+    if runner._decode_calls is not None:
+        owners.append((runner, "_decode_calls", {"run": "layers and logits in one call"}))
     saved = [(owner, name, getattr(owner, name)) for owner, name, _ in owners]
     saved += [(model, "_layers", model._layers), (model, "_lm_head", model._lm_head)]
     for owner, name, parts in owners:
@@ -233,7 +233,7 @@ def measure(core: EngineCore, num_streams: int, context: int, num_steps: int) ->
 def report(figures: Sequence[dict[str, Any]]) -> None:
     for one in figures:
         one["rest"] = one["step"] - sum(one[part] for part in PARTS)
-    width = 24
+    width = 32
     print(" " * width + "".join(f"{one['streams']:>7} streams    " for one in figures))
     print(
         f"{'step without timers':{width}}"
@@ -260,7 +260,7 @@ def main() -> None:
     core = build_core(config, progress=False)
     if options.one_by_one:
         runner: Any = core._runner
-        runner._recordings = None
+        runner._decode_calls = None
     figures = [
         measure(core, int(count), options.context, options.steps)
         for count in options.streams.split(",")

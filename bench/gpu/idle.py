@@ -122,7 +122,7 @@ def forward_ms(engine: Engine, num_rows: int, rounds: int = 20) -> float:
     inputs of the last step, whose keys and values they store again. *Raises* ``RuntimeError`` if
     there is no recording of so many rows.
     """
-    graphs = getattr(engine.runner, "_recordings", None)
+    graphs = getattr(engine.runner, "_graphs", None)
     recordings: dict[int, Any] = getattr(graphs, "_recordings", {})
     size = next((size for size in sorted(recordings) if size >= num_rows), None)
     if size is None:

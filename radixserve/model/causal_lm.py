@@ -120,7 +120,7 @@ class CausalLM:
         return layer.last(hidden, normed, self._norm, keys, values, step)
 
     def decode_calls(self, kv: KVTensors) -> "DecodeCalls | None":
-        """What computes ``hidden`` of decode steps over these tensors in one call, with
+        """What computes ``forward`` of decode steps over these tensors in one call, with
         ``CpuAttention``; None where some product is not a compiled kernel. Imports numba."""
         # Imported here: others do without it.
         from radixserve.model.decode_calls import DecodeCalls, max_decode_rows  # noqa: PLC0415
@@ -131,6 +131,7 @@ class CausalLM:
             self._embed_tokens,
             self._layers,
             self._norm,
+            self._lm_head,
             self._rope,
             kv,
             inner_size=self.config.intermediate_size,

@@ -2,7 +2,7 @@
 
     a step's tokens ──embedding──▶ | norm | qkv, rotate and store, attend, o, add and norm,
                                    |      | gate_up, silu, down, add and norm     (every layer)
-                                                                       ──▶ hidden states, normed
+                                                          ──▶ hidden states, normed ──▶ logits
 
 The kernels are those of ``CpuOps``, ``CpuAttention`` and the compiled products, and what they are
 given is noted from the very functions that launch them (``radixserve_kernels/cpu/calls.py``): what
@@ -57,6 +57,7 @@ class DecodeCalls:
         embed_tokens: torch.Tensor,
         layers: Sequence[DecoderLayer],
         norm: Norm,
+        lm_head: Linear,
         rope: RopeTable,
         kv: KVTensors,
         *,
@@ -65,22 +66,27 @@ class DecodeCalls:
         """``kv``: as ``CausalLM.forward`` takes them, kept and always the same; ``inner_size``: of
         the layers' feed-forward."""
         assert len(layers) == len(kv) > 0
-        self._embed_tokens = embed_tokens
         self._layers = layers
         self._norm = norm
+        self._lm_head = lm_head
         self._rope = rope
         self._kv = kv
-        self._max_rows = max_decode_rows(layers)
+        self._max_rows = rows = max_decode_rows(layers)
+        has_logits = isinstance(lm_head, KernelLinear) and lm_head.kernel_rows >= rows
         # Written to within and without inference mode.
         with torch.inference_mode(False):
-            self._buffers = _Buffers(
-                embed_tokens, layers[0].attention.shape, inner_size, self._max_rows
-            )
+            self._buffers = _Buffers(embed_tokens, layers[0].attention.shape, inner_size, rows)
+            self._logits = embed_tokens.new_zeros(rows, len(embed_tokens)) if has_logits else None
+        # By their bits, since numpy has no bfloat16.
+        self._table = embed_tokens.view(torch.int16).numpy()
         self._lists: dict[tuple[int, int], _Noted] = {}
 
-    def run(self, batch: ForwardBatch, plan: PreparedStep) -> torch.Tensor | None:
-        """Hidden states [B, hidden_size] behind the last norm, of a batch of one-token rows that
-        all want logits; None if it is another or too large.
+    def run(
+        self, batch: ForwardBatch, plan: PreparedStep
+    ) -> tuple[torch.Tensor, torch.Tensor | None] | None:
+        """Hidden states [B, hidden_size] behind the last norm, and logits [B, vocab_size], of a
+        batch of one-token rows that all want logits; None if it is another or too large. Logits
+        are None where their product is no compiled kernel.
 
         ``plan``: what ``CpuAttention`` made of the batch. *Mutates* the KV tensors. The result is
         valid until the next call. *Cost*: the kernels' and 20 us; with a number of rows that is new
@@ -92,9 +98,9 @@ class DecodeCalls:
         if plan.plan.products:
             return None
         at = self._buffers
-        torch.index_select(self._embed_tokens, 0, batch.input_ids, out=at.hidden[:rows])
-        at.positions[:rows].copy_(batch.positions)
-        at.slots[:rows].copy_(batch.slots)
+        at.hidden_bits[:rows] = self._table[batch.input_ids.numpy()]
+        at.positions.numpy()[:rows] = batch.positions.numpy()
+        at.slots.numpy()[:rows] = batch.slots.numpy()
         # A thread's share is among what was noted.
         key = rows, torch.get_num_threads()
         noted = self._lists.get(key)
@@ -106,7 +112,7 @@ class DecodeCalls:
                 plan.items.run(at.query[:rows], keys, values, at.attended[:rows])
             noted.attend(calls[0])
         noted.calls.run()
-        return at.normed[:rows]
+        return at.normed[:rows], None if self._logits is None else self._logits[:rows]
 
     def _note(self, rows: int, plan: PreparedStep) -> list[Call]:
         """All launches of a step of so many rows, in order."""
@@ -146,7 +152,9 @@ class DecodeCalls:
                 launch_silu_mul(gate_up, gated)
                 _multiply(mlp.down, gated, update)
                 launch_add_rms_norm(hidden, update, next_norm.weight, next_norm.eps, normed)
-        assert len(calls) == _LAYERS_FROM + _PER_LAYER * len(layers), len(calls)
+            assert len(calls) == _LAYERS_FROM + _PER_LAYER * len(layers), len(calls)
+            if self._logits is not None:
+                _multiply(self._lm_head, normed, self._logits[:rows])
         return calls
 
 
@@ -163,6 +171,7 @@ class _Buffers:
             return torch.zeros(rows, *sizes, dtype=dtype)
 
         self.hidden, self.normed, self.update = (make(hidden_size) for _ in range(3))
+        self.hidden_bits = self.hidden.view(torch.int16).numpy()
         self.qkv = make((num_heads + 2 * shape.num_kv_heads) * head_dim)
         self.query, self.attended = (make(num_heads, head_dim) for _ in range(2))
         self.gate_up, self.gated = make(2 * inner_size), make(inner_size)

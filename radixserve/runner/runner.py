@@ -15,7 +15,7 @@ the result is the scheduler's.
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -41,6 +41,9 @@ from radixserve.sampling.scoring import ScoreRow, Scores, launch_scores
 from radixserve.scheduler.plan import PlannedRow, StepPlan, StepResult
 from radixserve.types import SampledToken, TokenLogprob
 
+if TYPE_CHECKING:
+    from radixserve.model.decode_calls import DecodeCalls
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunnerInfo:
@@ -63,18 +66,6 @@ class RunnerInfo:
     cascade_costs: CascadeCosts | None = None
     """When it pays to read once what rows share; None: rows are not to be looked at for it."""
     limits: BatchLimits
-
-
-class Recordings(Protocol):
-    """Decode steps that have been prepared as a whole: CUDA graphs (``graphs.py``), or lists of
-    kernels (``model/decode_calls.py``)."""
-
-    def run(self, batch: ForwardBatch, plan: Any) -> torch.Tensor | None:
-        """Hidden states [B, hidden_size] of a batch of one-token rows that all want logits, with
-        what attention planned for it; None if none fits. Valid until the next call.
-
-        *Mutates* the KV tensors."""
-        ...
 
 
 class LaunchedStep:
@@ -134,7 +125,8 @@ class ModelRunner:
         self._sampler = sampler
         self._transfer = transfer
         self._batches = BatchBuilder(kv.page_size, transfer)
-        self._recordings: Recordings | None = None
+        self._graphs: DecodeGraphs | None = None
+        self._decode_calls: DecodeCalls | None = None
         self._sampled: torch.Tensor | None = None
         self._pending: dict[Request, int] = {}
         """Whose token is where in ``_sampled``: of the last step launched that had rows."""
@@ -169,12 +161,13 @@ class ModelRunner:
         built = self._batches.build([self._batch_row(row) for row in plan.rows], plan.cascade)
         built.fill_in(self._sampled)
         score_rows = _score_rows(plan.rows)
-        hidden = self._forward(built.batch, by_recording=not score_rows)
+        hidden, logits = self._forward(built.batch, by_recording=not score_rows)
         sample_rows = self._sample_rows(plan.rows)
         num_sampled = sum(row.num_samples > 0 for row in plan.rows)
         samples = scores = None
         if sample_rows:
-            logits = self._model.logits(hidden[:num_sampled])
+            if logits is None:
+                logits = self._model.logits(hidden[:num_sampled])
             samples = self._sampler.launch(logits, sample_rows, self._sampled)
         if score_rows:
             scores = launch_scores(
@@ -209,7 +202,7 @@ class ModelRunner:
                 row = BatchRow(token_ids, start, count, pages, wants_logits=True, pending=pending)
                 built = self._batches.build([row])
                 built.fill_in(sampled)
-                hidden = self._forward(built.batch, by_recording=True)
+                hidden, _ = self._forward(built.batch, by_recording=True)
             self._sampler.warm_up(self._model.logits(hidden))
             if self._kv.num_pages > 1:
                 self._kv.copy_pages([PageCopy(PageId(0), PageId(1))])
@@ -239,22 +232,29 @@ class ModelRunner:
 
         with torch.inference_mode():
             graphs.record(forward, recorder, sizes, progress=progress)
-        self._recordings = graphs
+        self._graphs = graphs
 
     def use_decode_calls(self) -> None:
         """From now on run decode steps of few rows as one call, if this model's products allow it.
         For ``CpuAttention`` with ``CpuOps``. *Cost*: buffers for some rows."""
-        self._recordings = self._model.decode_calls(self._kv.layers)
+        self._decode_calls = self._model.decode_calls(self._kv.layers)
 
-    def _forward(self, batch: ForwardBatch, *, by_recording: bool) -> torch.Tensor:
-        """Hidden states [S, hidden_size] of a batch; if it may be, by a recording that fits it."""
+    def _forward(
+        self, batch: ForwardBatch, *, by_recording: bool
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Hidden states [S, hidden_size] of a batch; if it may be, by a recording that fits it, or
+        by one call, which may compute the logits too, [S, vocab_size]."""
         plan = self._attention.plan(batch)
+        if by_recording and self._decode_calls is not None:
+            decoded = self._decode_calls.run(batch, plan)
+            if decoded is not None:
+                return decoded
         hidden = None
-        if by_recording and self._recordings is not None:
-            hidden = self._recordings.run(batch, plan)
+        if by_recording and self._graphs is not None:
+            hidden = self._graphs.run(batch, plan)
         if hidden is None:
             hidden = self._model.hidden(batch, self._kv.layers, self._attention, self._ops, plan)
-        return hidden
+        return hidden, None
 
     def _batch_row(self, row: PlannedRow) -> BatchRow:
         request = row.request

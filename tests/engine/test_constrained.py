@@ -169,7 +169,7 @@ def test_masks_are_made_while_the_model_computes(
         has_begun.clear()
         advance(constraint, token_id)
 
-    def noted_forward(runner: ModelRunner, *args: Any, **settings: Any) -> torch.Tensor:
+    def noted_forward(runner: ModelRunner, *args: Any, **settings: Any) -> Any:
         has_begun.set()
         return forward(runner, *args, **settings)
 

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from radixserve import LLM, SamplingParams
+from radixserve.attention import step_plan
 from radixserve.attention.base import ForwardBatch
-from radixserve.attention.cpu_backend import CpuAttention
+from radixserve.attention.cpu_backend import CpuAttention, PreparedStep
 from radixserve.cascade import Cascade, Level
 from radixserve.model import loading
 from radixserve.model.causal_lm import CausalLM
@@ -61,7 +62,9 @@ def all_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
 def load(kind: str, directory: Path, dtype: torch.dtype, quantization: str = "none") -> CausalLM:
     path = make_checkpoint(kind, directory / kind, seed=3)
     config = ModelConfig.from_dir(path)
-    return load_model(path, config, dtype=dtype, device=CPU, quantization=quantization)
+    return load_model(
+        path, config, dtype=dtype, device=CPU, quantization=quantization, compiled=True
+    )
 
 
 class Rig:
@@ -91,7 +94,9 @@ class Rig:
         hidden = self.model.hidden(batch, self.kv, self.attention, CpuOps(), plan)
         found = self.calls.run(batch, plan)
         assert found is not None
-        assert torch.equal(found, hidden)
+        assert torch.equal(found[0], hidden)
+        assert found[1] is not None
+        assert torch.equal(found[1], self.model.logits(hidden))
         for layer, others in zip(self.kv, self.kv_of_calls, strict=True):
             for tensor, other in zip(layer, others, strict=True):
                 assert torch.equal(tensor, other)
@@ -137,6 +142,7 @@ def test_threads_may_change_their_number(tmp_path: Path) -> None:
         for number in (1, 2, 1):
             torch.set_num_threads(number)
             rig.check(decode(19, 20, seed=number))
+        assert set(rig.calls._lists) == {(2, 1), (2, 2)}, "a thread's share is noted for each"
     finally:
         torch.set_num_threads(before)
 
@@ -152,13 +158,22 @@ def test_what_rows_share_is_read_once(tmp_path: Path) -> None:
     rig.check(replace(batch, cascade=Cascade(levels)))
 
 
-def test_other_steps_are_left_to_the_layers(tmp_path: Path) -> None:
+def test_other_steps_are_left_to_the_layers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rig = Rig(load("qwen3", tmp_path, torch.float32))
     assert rig.refuses(decode(*[3] * (MAX_ROWS + 1)))
     chunk, _ = make_batch([[1, 2], [3]], page_size=PAGE_SIZE, starts=[4, 4], all_logits=False)
     assert rig.refuses(chunk)
     silent = replace(decode(4, 5), logits_indices=torch.tensor([1]))
     assert rig.refuses(silent)
+    # What they share is more than the attention kernel's work.
+    monkeypatch.setattr(step_plan, "MAX_ITEM_QUERIES", 1)
+    levels = (Level(first_row=0, end_row=2, first_page=0, end_page=1),)
+    shared, _ = make_batch(
+        [[5], [6]], page_size=PAGE_SIZE, starts=[18, 19], pages=[[1, 2], [1, 3]], all_logits=False
+    )
+    assert rig.refuses(replace(shared, cascade=Cascade(levels)))
 
 
 def test_a_model_with_another_product_has_no_such_steps(
@@ -182,6 +197,29 @@ def test_a_model_with_another_product_has_no_such_steps(
     assert model.decode_calls(make_kv(model.config.num_layers, 1, shape)) is None
 
 
+def test_logits_are_left_to_a_product_that_is_not_compiled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make = AllCompiled.make
+
+    def make_plain_head(
+        self: AllCompiled,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None = None,
+        *,
+        is_head: bool = False,
+        is_shared: bool = False,
+    ) -> Linear:
+        return PlainLinear(weight, bias) if is_head else make(self, weight, bias)
+
+    monkeypatch.setattr(AllCompiled, "make", make_plain_head)
+    rig = Rig(load("qwen3", tmp_path, torch.float32))
+    batch = decode(3, 4)
+    found = rig.calls.run(batch, rig.attention.plan(batch))
+    assert found is not None
+    assert found[1] is None
+
+
 def test_an_engine_has_the_same_tokens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = make_checkpoint("qwen3", tmp_path, seed=3)
     prompts = [[1, 2, 3, 4], list(range(40, 80)), [7]]
@@ -194,11 +232,13 @@ def test_an_engine_has_the_same_tokens(tmp_path: Path, monkeypatch: pytest.Monke
     num_steps = 0
     run = DecodeCalls.run
 
-    def count(calls: DecodeCalls, batch: ForwardBatch, plan: object) -> torch.Tensor | None:
+    def count(
+        calls: DecodeCalls, batch: ForwardBatch, plan: PreparedStep
+    ) -> tuple[torch.Tensor, torch.Tensor | None] | None:
         nonlocal num_steps
-        hidden = run(calls, batch, plan)  # type: ignore[arg-type] # what attention made
-        num_steps += hidden is not None
-        return hidden
+        found = run(calls, batch, plan)
+        num_steps += found is not None
+        return found
 
     monkeypatch.setattr(DecodeCalls, "run", count)
     found = generate()

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 
+from radixserve.sampling import compiled_rows
 from radixserve.sampling.compiled_rows import CompiledRows
 from radixserve.sampling.host_chooser import HostChooser, TorchRows
 from tests.sampling.making import make_row
@@ -102,3 +103,29 @@ def test_a_rows_token_does_not_depend_on_its_company() -> None:
 
 def test_torchs_way_is_the_default() -> None:
     assert isinstance(HostChooser(VOCAB)._row_chooser, TorchRows)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_greedy_rows_take_the_lowest_of_the_greatest_however_many_there_are(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logits = logits_of(6, dtype, 3.0).round()
+    logits[3] = -1.0
+    logits[3, 400:] = 0.0
+    logits[3, 300] = -0.0
+    logits[4] = torch.nan
+    expected = logits.float().argmax(dim=-1).tolist()
+    expected[3] = 300
+    rows = [make_row(n, temperature=0.0) for n in range(6)]
+    for few in (logits.numel(), logits.numel() - 1):
+        monkeypatch.setattr(compiled_rows, "FEW_LOGITS", few)
+        chosen = CompiledRows().choose(logits, range(6), rows)
+        assert chosen.is_sound.tolist() == [True, True, True, True, False, True]
+        token_ids = chosen.token_ids.tolist()
+        assert 0 <= token_ids.pop(4) < VOCAB
+        assert token_ids == [*expected[:4], expected[5]]
+
+
+def test_few_greedy_rows_are_no_work_for_numpy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiled_rows, "greatest", None)
+    CompiledRows().choose(logits_of(1, torch.float32, 1.0), [0], [make_row(0, temperature=0.0)])
