@@ -1,4 +1,4 @@
-"""bfloat16 in LLVM's language: its type, and vectors rounded to it.
+"""bfloat16 in LLVM's language: its type, vectors rounded to it, and products of pairs.
 
 Functions here are called while a kernel is compiled, and emit instructions.
 """
@@ -6,6 +6,7 @@ Functions here are called while a kernel is compiled, and emit instructions.
 from typing import Any
 
 from llvmlite import ir
+from numba.core import cgutils
 
 _HALF_WORD, _WORD = ir.IntType(16), ir.IntType(32)
 
@@ -49,3 +50,32 @@ def narrow(builder: Any, numbers: Any, *, by_instruction: bool) -> Any:
     quiet = builder.or_(bits, each(0x400000))
     upper = builder.lshr(builder.select(is_nan, quiet, rounded), each(16))
     return builder.trunc(upper, ir.VectorType(_HALF_WORD, count))
+
+
+def narrow_two(builder: Any, first: Any, second: Any) -> Any:
+    """The bits of two vectors of 16 float32 numbers as ``narrow`` rounds them, the first's first.
+
+    By an instruction that a processor with ``Machine.has_dots`` has. Numbers below the smallest
+    normal one become 0.
+    """
+    round_two = cgutils.get_or_insert_function(
+        builder.module,
+        ir.FunctionType(ir.VectorType(BFLOAT, 32), [first.type, second.type]),
+        "llvm.x86.avx512bf16.cvtne2ps2bf16.512",
+    )
+    rounded = builder.call(round_two, [second, first])
+    return builder.bitcast(rounded, ir.VectorType(_HALF_WORD, 32))
+
+
+def add_products(builder: Any, total: Any, left: Any, right: Any) -> Any:
+    """Add to each of 16 float32 lanes the two products of its pairs of bfloat16.
+
+    ``left``, ``right``: their bits, 64 bytes of any type. For ``Machine.has_dots`` only.
+    """
+    pairs = ir.VectorType(BFLOAT, 32)
+    dot = cgutils.get_or_insert_function(
+        builder.module,
+        ir.FunctionType(total.type, [total.type, pairs, pairs]),
+        "llvm.x86.avx512bf16.dpbf16ps.512",
+    )
+    return builder.call(dot, [total, builder.bitcast(left, pairs), builder.bitcast(right, pairs)])

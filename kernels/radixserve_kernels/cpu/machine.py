@@ -32,4 +32,4 @@ def machine() -> Machine:
     """The processor that numba compiles for."""
     features = set(cpu_target.target_context.codegen().magic_tuple()[2].split(","))
     lanes = 16 if "+avx512f" in features else 8 if "+avx2" in features else 4
-    return Machine(lanes, {"+avx512bf16", "+avx512bw"} <= features)
+    return Machine(lanes, {"+avx512bf16", "+avx512bw", "+avx512dq"} <= features)

@@ -22,7 +22,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from radixserve_kernels.cpu.bfloats import BFLOAT, narrow
+from radixserve_kernels.cpu.bfloats import add_products, narrow
 from radixserve_kernels.cpu.machine import Machine
 from radixserve_kernels.cpu.numbers import BFLOAT16, FLOAT32
 
@@ -162,15 +162,7 @@ class _Tile:
         if not self._dots:
             product = builder.fmul(numbers, weights, flags=_FUSED)
             return builder.fadd(total, product, flags=_FUSED)
-        pairs = ir.VectorType(BFLOAT, CHUNK)
-        dot = cgutils.get_or_insert_function(
-            builder.module,
-            ir.FunctionType(total.type, [total.type, pairs, pairs]),
-            "llvm.x86.avx512bf16.dpbf16ps.512",
-        )
-        return builder.call(
-            dot, [total, builder.bitcast(numbers, pairs), builder.bitcast(weights, pairs)]
-        )
+        return add_products(builder, total, numbers, weights)
 
     # ---- what is multiplied: bits of bfloat16 for dots, else float32 -----------------------------
 

@@ -8,6 +8,9 @@ all heads and all of the item's tokens:
     softmax                             a row of scores at a time
     values     tile 0, tile 1, ...      totals [tokens * H, D]
 
+Items of many queries go head by head (``cpu/attending.py``); in bfloat16, where the processor
+multiplies pairs of it, with weights rounded to it (``cpu/attending_pairs.py``).
+
 An item either writes its tokens' results (``DIRECT``) or leaves *partial* results with their
 log-sum-exp in float32: its tokens' keys are in several items, or in levels that somebody else has
 attended to before. Those lie in *planes*, [plane, T, H, D], of which a token has its first so many;
@@ -34,6 +37,7 @@ import numpy.typing as npt
 import torch
 
 from radixserve_kernels.checks import check_contiguous, check_dtype
+from radixserve_kernels.cpu.attending_pairs import are_paired
 from radixserve_kernels.cpu.numbers import KINDS
 from radixserve_kernels.paged_attention.cpu_kernel import heads_together, make_attend
 
@@ -132,7 +136,10 @@ class PagedAttention:
         if out.shape != query.shape:
             raise ValueError(f"out: expected shape {list(query.shape)}, got {list(out.shape)}")
         group = num_heads // num_kv_heads
-        attend = make_attend(KINDS[query.dtype], heads_together(group, head_dim), head_dim)
+        kind = KINDS[query.dtype]
+        attend = make_attend(
+            kind, heads_together(group, head_dim), head_dim, paired=are_paired(kind, head_dim)
+        )
         attend(
             query.data_ptr(),
             query.stride(0),

@@ -1,7 +1,8 @@
 """The compiled kernel of paged attention on processors: see ``cpu.py``, which launches it.
 
 All pointers are addresses. Items of few queries go through ``score`` and ``weigh``, head by head
-and token by token; those of many through ``attend_many``, one key head after the other.
+and token by token; those of many through ``attend_many``, one key head after the other, or in
+pairs of bfloat16 through ``attend_pairs``.
 """
 
 import math
@@ -20,6 +21,7 @@ from radixserve_kernels.cpu.attending import (
     score,
     weigh,
 )
+from radixserve_kernels.cpu.attending_pairs import attend_pairs, pair_bytes
 from radixserve_kernels.cpu.compiling import kernel
 from radixserve_kernels.cpu.integers import fetch_add, load_int32, store_int32
 from radixserve_kernels.cpu.key_tiles import clear, copy_scaled, exponentiate, largest
@@ -50,7 +52,8 @@ def scratch_bytes(num_heads: int, num_kv_heads: int, head_dim: int, max_item_tok
     few = min(max_item_tokens, -(-MANY_ROWS // group)) * num_heads
     many = -(-max_item_tokens * group // LANES) * LANES
     each = (few * (2 * head_dim + MAX_ITEM_KEYS), many * (2 * padded_dim + MAX_ITEM_KEYS + 2))
-    return MAX_ITEM_KEYS * 8 + (max(each) + LANES * padded_dim) * 4
+    paired = pair_bytes(many // LANES, head_dim)
+    return MAX_ITEM_KEYS * 8 + max((max(each) + LANES * padded_dim) * 4, paired)
 
 
 def heads_together(group: int, head_dim: int) -> int:
@@ -61,9 +64,10 @@ def heads_together(group: int, head_dim: int) -> int:
 
 @cache
 def make_attend(  # noqa: PLR0915 (the kernel is in it)
-    kind: int, together: int, literal_dim: int
+    kind: int, together: int, literal_dim: int, *, paired: bool
 ) -> Callable[..., None]:
-    """The kernel for one kind of numbers; all its pointers are addresses."""
+    """The kernel for one kind of numbers; all its pointers are addresses. ``paired``: items of many
+    queries are multiplied in pairs of bfloat16 (``attending_pairs.are_paired``)."""
     size = 4 if kind == FLOAT32 else 2
     padded_dim = -(-literal_dim // LANES) * LANES
 
@@ -118,28 +122,51 @@ def make_attend(  # noqa: PLR0915 (the kernel is in it)
                     find_keys(offsets, pages + row * pages_stride * 4, page_size, width, first, end)
                 is_many = count * group >= MANY_ROWS and nth >= 0
                 if num_keys > 0 and is_many:
-                    attend_many(
-                        query,
-                        query_stride,
-                        keys,
-                        values,
-                        offsets,
-                        num_keys,
-                        token,
-                        count,
-                        nth,
-                        tokens,
-                        slots,
-                        slots_lse,
-                        wide,
-                        num_kv_heads,
-                        group,
-                        literal_dim,
-                        padded_dim,
-                        kind,
-                        size,
-                        factor,
-                    )
+                    # Only one of them is compiled.
+                    if paired:
+                        attend_pairs(
+                            query,
+                            query_stride,
+                            keys,
+                            values,
+                            offsets,
+                            num_keys,
+                            token,
+                            count,
+                            nth,
+                            tokens,
+                            slots,
+                            slots_lse,
+                            wide,
+                            num_kv_heads,
+                            group,
+                            literal_dim,
+                            padded_dim,
+                            factor,
+                        )
+                    else:
+                        attend_many(
+                            query,
+                            query_stride,
+                            keys,
+                            values,
+                            offsets,
+                            num_keys,
+                            token,
+                            count,
+                            nth,
+                            tokens,
+                            slots,
+                            slots_lse,
+                            wide,
+                            num_kv_heads,
+                            group,
+                            literal_dim,
+                            padded_dim,
+                            kind,
+                            size,
+                            factor,
+                        )
                 elif num_keys > 0:
                     num_tiles = (num_keys + LANES - 1) // LANES
                     for head in range(count * num_heads):
