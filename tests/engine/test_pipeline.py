@@ -48,6 +48,9 @@ class Clock:
     def perf_counter(self) -> float:
         return self.now_s
 
+    def monotonic(self) -> float:
+        return self.now_s
+
 
 class Noting(Pacer):
     """Keeps what it is told about each step."""
