@@ -38,7 +38,8 @@ def run(scale: Any, factor: float = 3.0) -> tuple[int, int]:
     x = torch.arange(100.0)
     scale(x.data_ptr(), 100)
     assert torch.equal(x, torch.arange(100.0) * factor)
-    return sum(scale.stats.cache_hits.values()), sum(scale.stats.cache_misses.values())
+    stats = scale.dispatcher.stats
+    return sum(stats.cache_hits.values()), sum(stats.cache_misses.values())
 
 
 @pytest.fixture
@@ -176,7 +177,7 @@ def test_a_files_name_says_all_that_a_kernel_is_made_of(
 
     def name(signature: str = "int64", processor: tuple[str, ...] = usual) -> str:
         codegen = SimpleNamespace(magic_tuple=lambda: processor)
-        path = keeping.KeptKernels(make_scale(3.0).py_func)._path(signature, codegen)
+        path = keeping.KeptKernels(make_scale(3.0).dispatcher.py_func)._path(signature, codegen)
         assert path is not None
         return path.name
 
@@ -304,7 +305,7 @@ logging.basicConfig(level=logging.INFO, format="%(message)s")
 from radixserve_kernels.rms_norm.cpu import make_rms_norm, rms_norm
 out = rms_norm(torch.full((2, 8), 3.0), torch.ones(8), 0.0)
 assert torch.equal(out, torch.ones(2, 8)), out
-stats = make_rms_norm(0, False).stats
+stats = make_rms_norm(0, False).dispatcher.stats
 print(sum(stats.cache_hits.values()), sum(stats.cache_misses.values()))
 """
 
