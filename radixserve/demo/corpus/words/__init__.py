@@ -1,0 +1,1 @@
+"""Lists of words, one noun a file, each a pool with a held-out sixth. Data only."""
