@@ -50,7 +50,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "sampling",
     },
     "text": COMMON | {"sampling.params", "sampling.grammar"},
-    "demo": COMMON | {"text"},
+    "demo": COMMON | {"text", "threads"},
     "engine": COMMON
     | {
         "threads",

@@ -1,0 +1,90 @@
+"""Train the demo model:
+
+    python -m radixserve.demo.train --out demo-run --minutes 150
+    python -m radixserve.demo.train --out demo-run --resume
+
+The text is made while it trains. Ctrl-C, SIGTERM or a power cut end a session; ``--resume`` goes on
+from where it was, at most a minute earlier. The directory is an ordinary Hugging Face checkpoint
+from the first examination on. What decides the result is the seed and the plan, which is printed,
+logged and kept in the checkpoint; ``--minutes`` only chooses the plan's length by measuring this
+machine's speed (``--steps`` says it directly, and repeats another machine's run).
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from radixserve.errors import RadixServeError
+from radixserve.threads import spin_briefly
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Begin or resume a training. Returns 0 when the session has ended as asked."""
+    chosen = _parse(arguments)
+    # Before anything loads torch: how its threads wait for each other.
+    spin_briefly(os.environ)
+    from radixserve.demo.preparation import begin, keep_memory, machine_of, resume  # noqa: PLC0415
+
+    keep_memory()
+    out = Path(chosen.out)
+    try:
+        machine = machine_of(chosen)
+        training = (resume if chosen.resume else begin)(chosen, out, machine)
+    except (RadixServeError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    plan = training.plan
+    print(
+        f"{plan.shape.num_parameters:,} parameters, {plan.num_steps:,} steps of "
+        f"{plan.tokens_per_step:,} tokens, {training.num_steps_done:,} of them done in "
+        f"{training.elapsed_s / 60:.0f} minutes",
+        flush=True,
+    )
+    training.run(max_session_s=60 * chosen.session_minutes)
+    if training.is_done:
+        print(f"done in {training.elapsed_s / 60:.0f} minutes: {out}")
+    else:
+        print(f"paused at step {training.num_steps_done:,}; go on with --resume")
+    return 0
+
+
+def _parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m radixserve.demo.train",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--out", required=True, help="directory of the training, and of the model")
+    add("--resume", action="store_true", help="go on from the directory's checkpoint")
+    add("--session-minutes", type=float, default=float("inf"), help="pause after so long")
+    add("--minutes", type=float, default=150.0, help="length of the training (default: 150)")
+    add("--steps", type=int, help="length of the training in steps, whatever time they take")
+    add("--seed", type=int, default=0, help="of weights, text and batches (default: 0)")
+    add("--vocab", type=int, default=2048, help="tokens of the tokenizer (default: 2048)")
+    add("--layers", type=int, default=4)
+    add("--hidden", type=int, default=256)
+    add("--intermediate", type=int, default=768)
+    add("--heads", type=int, default=4, help="of 64 channels each (default: 4)")
+    add("--kv-heads", type=int, default=4)
+    add("--tokens-per-step", type=int, default=8192)
+    add("--text-share", type=float, default=1 / 3, help="of the text, learnt from (default: 1/3)")
+    add("--text-weight", type=float, default=1.0, help="of such a token (an answer's: 1)")
+    add("--matrix-rate", type=float, default=0.02, help="Muon's learning rate (default: 0.02)")
+    add("--other-rate", type=float, default=0.003, help="AdamW's learning rate (default: 0.003)")
+    add("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    add("--dtype", choices=("auto", "bfloat16", "float32"), default="auto")
+    add("--threads", type=int, help="of torch (default: its own choice)")
+    add("--workers", type=int, default=1, help="processes that make text (default: 1)")
+    add(
+        "--compile",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="compile the layers; needs a C++ compiler (default: yes)",
+    )
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
