@@ -1,0 +1,179 @@
+"""How many answers the demo model gets exactly right, by kind of question and length of document.
+
+    python bench/demo_accuracy.py                       (the demo model; some minutes on two cores)
+    python bench/demo_accuracy.py --model demo-run --dialogues 8
+    python bench/demo_accuracy.py --cache on --dtype bfloat16 --json accuracy.json
+
+The project's end-to-end measure of quality: questions about documents of 128 to 1,500 tokens, with
+names and values that training never showed, in its phrasings ("values") and in others
+("phrasings"). Every answer is generated greedily through the server's own engine, behind the true
+history, and is right if it is the expected text, white space at its ends aside.
+
+The same is asked with the prefix cache, without it, and in a pool so small that the cache is
+evicted all the time. The answers must be the same: in float32, the default here, the engine
+promises that. In bfloat16 the last bit may depend on the batch; there differences are only counted.
+
+Last line: one JSON object. --json also writes it to a file, for the model card.
+"""
+
+# First of all, before anything loads torch: see bench/support/__init__.py.
+from support.machine import print_machine
+
+# isort: split
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from demo_accuracy_parts.questions import Question, questions_for
+from demo_accuracy_parts.shares import shares
+from radixserve.config import DEMO_MODEL
+from radixserve.demo import ensure_demo_model
+from radixserve.demo.card import table
+from radixserve.demo.schedule import EXAM_LENGTHS
+from radixserve.llm import LLM
+from radixserve.model.resolve import resolve_model
+from radixserve.sampling.params import SamplingParams
+
+MAX_TOKENS = 2048
+"""Of a prompt and its answer: what the demo model was trained for."""
+SMALL_POOL_TOKENS = 2304
+"""Room for one of the longest prompts and its answer, and hardly anything else."""
+PAGE_SIZE = 16
+SETTINGS: dict[str, dict[str, Any]] = {
+    "on": {"kv_cache_gib": 1.0},
+    "off": {"kv_cache_gib": 1.0, "enable_prefix_cache": False},
+    "small": {"num_pages": SMALL_POOL_TOKENS // PAGE_SIZE, "max_running": 8},
+}
+"""What the three ways to be asked are to the engine."""
+
+
+def answers(
+    model: str, dtype: str, cache: str, questions: Sequence[Question]
+) -> tuple[list[str], dict[str, Any]]:
+    """What the model says to each question, and what it took."""
+    settings = SETTINGS[cache]
+    with LLM(model, dtype=dtype, page_size=PAGE_SIZE, **settings) as llm:
+        begun_s = time.perf_counter()
+        outputs = llm.chat(
+            [question.messages for question in questions],
+            [
+                SamplingParams(temperature=0.0, max_tokens=question.max_tokens)
+                for question in questions
+            ],
+            progress=True,
+        )
+        took_s = time.perf_counter() - begun_s
+        llm.check_invariants()
+    cached = sum(output.num_cached_tokens for output in outputs)
+    prompt = sum(len(output.prompt_ids) for output in outputs)
+    figures = {"took_s": round(took_s, 1), "prompt_tokens": prompt, "cached_tokens": cached}
+    return [output.text for output in outputs], figures
+
+
+def main() -> int:
+    chosen = _parse()
+    facts = print_machine()
+    model_dir = ensure_demo_model() if chosen.model == DEMO_MODEL else resolve_model(chosen.model)
+    questions = questions_for(
+        model_dir,
+        dialogues=chosen.dialogues,
+        seed=chosen.seed,
+        lengths=chosen.lengths,
+        max_tokens=MAX_TOKENS,
+    )
+    print(f"{len(questions):,} questions in {chosen.dialogues} dialogues of each sort", flush=True)
+    given: dict[str, list[str]] = {}
+    figures: dict[str, dict[str, Any]] = {}
+    for cache in chosen.cache:
+        given[cache], figures[cache] = answers(chosen.model, chosen.dtype, cache, questions)
+        print(f"cache {cache}: {figures[cache]}", flush=True)
+    first = given[chosen.cache[0]]
+    right = [
+        text.strip() == question.expected.strip()
+        for question, text in zip(questions, first, strict=True)
+    ]
+    for split, cells in shares(questions, right).items():
+        print(f"\nheld-out {split}: exactly right, in %\n\n{table(cells)}")
+    differing = {
+        cache: sum(one != other for one, other in zip(first, texts, strict=True))
+        for cache, texts in given.items()
+    }
+    print(f"\nanswers that differ from those with cache {chosen.cache[0]}: {differing}")
+    if chosen.show:
+        _show(questions, first, right, chosen.show)
+    result = {
+        "bench": "demo_accuracy",
+        "model": chosen.model,
+        "dtype": chosen.dtype,
+        "machine": facts,
+        "seed": chosen.seed,
+        "dialogues": chosen.dialogues,
+        "num_questions": len(questions),
+        "right": shares(questions, right),
+        "differing": differing,
+        "runs": figures,
+    }
+    if chosen.json is not None:
+        chosen.json.write_text(json.dumps(result, indent=2) + "\n")
+    print(json.dumps(result))
+    if any(differing.values()) and chosen.dtype == "float32":
+        print("error: the cache has changed answers", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _show(
+    questions: Sequence[Question], texts: Sequence[str], right: Sequence[bool], count: int
+) -> None:
+    """Some of the wrong answers."""
+    wrong = [index for index, is_right in enumerate(right) if not is_right]
+    for index in wrong[:: max(1, len(wrong) // count)][:count]:
+        question = questions[index]
+        print(
+            f"\n[{question.split}, {question.length}, {question.kind}] "
+            f"{question.messages[-1]['content']}\n  expected: {question.expected}\n"
+            f"  got:      {texts[index]}"
+        )
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--model", default="demo", help="checkpoint (default: the demo model)")
+    add(
+        "--dialogues",
+        type=int,
+        default=16,
+        help="of each split and length, more of short ones (default: 16)",
+    )
+    add("--seed", type=int, default=1, help="of the dialogues (default: 1)")
+    add(
+        "--lengths", type=int, nargs="+", default=list(EXAM_LENGTHS), help="of documents, in tokens"
+    )
+    add(
+        "--cache",
+        nargs="+",
+        choices=tuple(SETTINGS),
+        default=list(SETTINGS),
+        help="ways to be asked; the table is of the first (default: all)",
+    )
+    add(
+        "--dtype",
+        choices=("float32", "bfloat16"),
+        default="float32",
+        help="of weights and KV pages (default: float32)",
+    )
+    add("--show", type=int, default=0, help="print so many of the wrong answers")
+    add("--json", type=Path, help="also write the result to this file")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

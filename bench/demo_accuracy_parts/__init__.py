@@ -1,0 +1,1 @@
+"""What ``bench/demo_accuracy.py`` is made of."""
