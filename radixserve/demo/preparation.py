@@ -36,7 +36,7 @@ from radixserve.errors import ConfigError
 TOKENIZER_CHARACTERS = 3_000_000
 """Of generated text, for the tokenizer to learn from."""
 EXAMINATIONS_SHARE = 0.03
-"""Of the time, what is spent on examinations, checkpoints and compiling (measured)."""
+"""Of the time, what is set aside for examinations, checkpoints and compiling; an estimate."""
 
 
 def begin(chosen: argparse.Namespace, out: Path, machine: Machine) -> Training:
@@ -102,8 +102,8 @@ def _processor(device: str) -> str:
 
 
 def keep_memory() -> None:
-    """Let glibc keep what is freed: a step frees and takes the same gigabyte again, and having its
-    pages anew from the system costs a quarter of the time. Elsewhere than on glibc: nothing."""
+    """Let glibc keep what is freed: each step frees and takes the same memory again, whose pages
+    would come anew from the system, zeroed. Elsewhere than on glibc: nothing."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         m_trim_threshold, m_mmap_max = -1, -4

@@ -24,7 +24,8 @@ class Stage:
     length: int
     share_of_time: float
     relative_speed: float
-    """Tokens a second, next to rows of 512 (measured on two cores; see ``train.py``)."""
+    """Tokens a second, next to rows of 512: an estimate for two cores. It turns the share of time
+    into a number of steps, so a plan depends on it and not on the machine's own ratio."""
 
 
 STAGES = (
