@@ -1,15 +1,17 @@
 """The model card: what the demo model is, written from its run's log and its measured accuracy.
 
-    python bench/demo_accuracy.py --model demo-run --json accuracy.json
+    python bench/demo_accuracy.py --json accuracy.json
     python -m radixserve.demo.card --run demo-run --accuracy accuracy.json
 
-Writes ``README.md`` into the run's directory. Every figure in it comes from these two files; the
-prose says only what holds for every run of ``train.py``.
+Writes ``MODEL_CARD.md`` into the run's directory, or where ``--out`` says. Every figure in it comes
+from these two files; the prose says only what holds for every run of ``train.py``, and what is
+given as ``--remark``.
 """
 
 import argparse
 import json
 import sys
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,8 @@ from typing import Any
 from radixserve.errors import CheckpointError
 
 LOG = "log.jsonl"
+NAME = "MODEL_CARD.md"
+_WIDTH = 96
 
 _TEMPLATE = """\
 ---
@@ -26,67 +30,90 @@ library_name: transformers
 pipeline_tag: text-generation
 ---
 
-# radixserve demo
+# The demo model of radixserve
 
-A Qwen3-shaped language model of {parameters} parameters that answers questions about a document in
-its system prompt. It is small enough to be part of a package and to run on any processor, and it
-shows what a server with a prefix cache is for: many conversations over one document.
+A language model of {parameters} parameters that answers questions about a document in its system
+prompt. It is small enough to be part of a package and to run on any processor, and it shows what a
+server with a prefix cache is for: many conversations over one document.
+
+`radixserve serve` serves it. It is an ordinary checkpoint (Qwen3 architecture, bfloat16), so any
+library that loads those loads this directory.
 
 ## What it can do
 
-- Answer questions whose answer stands in the document: people, places, products, opening hours,
-  prices, in records, prose and tables; also "who lives in X?", follow-up questions ("and how much
-  is it?"), and what the user has said about themselves.
-- Say that something is not in the document.
-- Greet, say what it is, and take thanks.
+Put a document of short facts into the system message, as lines, as prose or as tables: about
+people, places, rooms, products, orders, dishes, books, courses, events, trains, cars, animals or
+plants. Then
 
-English only; documents and conversation together up to {max_positions:,} tokens of its own
-tokenizer ({characters_per_token:.1f} characters each, in the mean).
+- ask for one of these facts, or for two at once;
+- ask the other way round ("who lives in X?", "which of them are blue?"), or whether it is so;
+- go on from there ("and how much is it?");
+- ask for something that is not in the document, and be told so;
+- tell it something about yourself, and ask for it later;
+- greet it, ask what it is, thank it.
+
+It answers in one sentence, in English. Document and conversation together may have
+{max_positions:,} tokens, about {max_characters:,} characters.
 
 ## What it cannot do
 
-Anything else. It knows nothing about the world, does not reason or calculate, and takes no
-instructions beyond those above. What it says about a document can be wrong, and questions that are
-worded unlike its training text often are answered wrongly. It has no notion of what is harmful. It
-is a demonstration: do not use it for anything that matters.
+Anything else. It knows nothing about the world, does not reason, calculate or translate, writes
+nothing of its own, and follows no instructions. What it says about a document can be wrong, the
+more often the less a question resembles those it was trained on; the figures below are for
+questions that the training's generator made. It has no notion of what is harmful. It is a
+demonstration: do not use it for anything that matters.
 
 ## What it was trained on
 
 Text that the training script makes while it runs (`radixserve/demo/corpus`): documents of invented
-facts and dialogues about them. No other text, and no other model's output. {tokens} tokens in
-{steps} steps, padding included. Names and values are drawn so that an answer has to be read from
-the context. Some names and values, and some phrasings, are never used for training.
+facts, and dialogues about them. No other text, and no other model's output. Names and values are
+drawn at random, so that an answer has to be read from the document. Some names and values, and
+some ways to ask, are kept from training, to measure with.
+
+    python -m radixserve.demo.corpus                 (prints such a dialogue)
 
 ## Measured accuracy
 
-Exactly right answers, in percent of answers, generated greedily through the server's engine
-({dtype}); {num_questions} questions. Lengths are those of the document. Answers with the prefix
-cache, without it and in a pool too small for it: {identical}.
+Answers that are exactly the expected sentence, in percent, generated greedily by the server's
+engine in {dtype} for {num_questions} questions. Lengths are those of the document, in tokens; "all"
+takes the lengths, or the kinds, together. {identical}
+
+    {measured_by}
 
 ### Names and values that training never showed
 
 {values}
 
-### And ways to ask that training never showed
+### The same, and ways to ask that training never showed
 
 {phrasings}
+
+### What it was meant to reach
+
+{targets}
 
 ## How it was trained
 
     {command}
 
-{machine}. {minutes} minutes in {sessions}, seed {seed}. Muon for matrices (rate {matrix_rate}),
-AdamW for the rest ({other_rate}), {tokens_per_step:,} tokens a step, rows of {lengths} tokens one
-after the other, loss on all answers and on {text_share:.0%} of the other text.
+On {machine}: {steps} steps of {tokens_per_step:,} tokens, {tokens} in all (padding included), in
+{minutes} minutes by the clock ({sessions}).{remark} Seed {seed}. The same command, in one
+session or in several with `--resume`, makes the same text and the same batches anywhere, and the
+same weights up to rounding.
 
-{layers} layers, width {hidden}, {heads} heads of {head_dim} ({kv_heads} KV heads), inner width
-{intermediate}, {vocab:,} tokens, tied embeddings, bfloat16.
+{layers} layers, width {hidden}, {heads} heads of {head_dim} ({kv_heads} of keys and values), inner
+width {intermediate}, {vocab:,} tokens (byte-level BPE, learnt from such text too), tied embeddings.
+Muon for matrices (rate {matrix_rate}), AdamW for the rest ({other_rate}); rows of {lengths} tokens,
+one after the other; loss on all answers and, weighted {text_weight:g}, on {text_share:.0%} of the
+other text.
 """
 
 
-def card(log: Sequence[Mapping[str, Any]], accuracy: Mapping[str, Any]) -> str:
-    """The card's text. *Raises* ``CheckpointError`` if the run is not done, or the accuracy lacks a
-    split."""
+def card(log: Sequence[Mapping[str, Any]], accuracy: Mapping[str, Any], *, remark: str = "") -> str:
+    """The card's text. ``remark``: sentences about how long the run took.
+
+    *Raises* ``CheckpointError`` if the run is not done, or the accuracy lacks a split.
+    """
     plan, sessions = log[0]["plan"], [entry["session"] for entry in log if "session" in entry]
     last = next((entry for entry in reversed(log) if "elapsed_s" in entry), {"step": 0})
     if last["step"] != plan["num_steps"]:
@@ -102,10 +129,11 @@ def card(log: Sequence[Mapping[str, Any]], accuracy: Mapping[str, Any]) -> str:
         )
     shape = plan["shape"]
     count = len(sessions)
-    return _TEMPLATE.format(
+    text = _TEMPLATE.format(
         parameters=f"{log[0]['num_parameters'] / 1e6:.1f} million",
         characters_per_token=plan["characters_per_token"],
         max_positions=shape["max_positions"],
+        max_characters=round(shape["max_positions"] * plan["characters_per_token"] / 100) * 100,
         tokens=f"{last['tokens'] / 1e6:.0f} million",
         steps=f"{plan['num_steps']:,}",
         dtype=accuracy["dtype"],
@@ -113,16 +141,20 @@ def card(log: Sequence[Mapping[str, Any]], accuracy: Mapping[str, Any]) -> str:
         identical=_identity(accuracy["differing"]),
         values=table(accuracy["right"]["values"]),
         phrasings=table(accuracy["right"]["phrasings"]),
-        command=log[0]["command"],
+        targets=_targets(accuracy["targets"]),
+        measured_by=accuracy["command"],
+        command=_command(log[0]["command"], plan["num_steps"]),
+        remark=f" {remark.strip()}" if remark.strip() else "",
         machine="; then ".join(dict.fromkeys(session["machine"] for session in sessions)),
         minutes=f"{last['elapsed_s'] / 60:.0f}",
-        sessions="one session" if count == 1 else f"{count} sessions",
+        sessions="one session" if count == 1 else f"{count} sessions together",
         seed=plan["seed"],
         matrix_rate=plan["matrix_rate"],
         other_rate=plan["other_rate"],
         tokens_per_step=plan["tokens_per_step"],
         lengths=", ".join(f"{stage['length']:,}" for stage in plan["stages"]),
         text_share=plan["text_share"],
+        text_weight=plan["text_weight"],
         layers=shape["num_layers"],
         hidden=shape["hidden_size"],
         heads=shape["num_heads"],
@@ -131,6 +163,15 @@ def card(log: Sequence[Mapping[str, Any]], accuracy: Mapping[str, Any]) -> str:
         intermediate=shape["intermediate_size"],
         vocab=shape["vocab_size"],
     )
+    return "\n\n".join(map(_filled, text.split("\n\n")))
+
+
+def _filled(block: str) -> str:
+    """A paragraph in lines of equal length; anything else as it is."""
+    if block.startswith(("---", "#", "- ", "|", "    ")):
+        return block
+    end = "\n" if block.endswith("\n") else ""
+    return textwrap.fill(block, _WIDTH, break_long_words=False, break_on_hyphens=False) + end
 
 
 def table(of_split: Mapping[str, Mapping[str, Sequence[int]]]) -> str:
@@ -153,11 +194,32 @@ def _percent(cell: Sequence[int] | None) -> str:
     return "" if cell is None else f"{100 * cell[0] / cell[1]:.1f}"
 
 
+def _targets(reached: Sequence[Mapping[str, Any]]) -> str:
+    lines = [["answers", "at least", "measured"], ["---"] * 3]
+    for one in reached:
+        share = _percent((one["right"], one["answers"]))
+        measured = f"{share}, {'met' if one['is_met'] else 'missed'}"
+        lines.append([one["target"], f"{one['least_percent']:g}", measured])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+_WAYS = {"on": "with the prefix cache", "off": "without it", "small": "in a pool too small for it"}
+
+
 def _identity(differing: Mapping[str, int]) -> str:
-    if len(differing) < 2:
-        return "not compared"
-    listed = ", ".join(f"{count} differ with {name}" for name, count in differing.items() if count)
-    return listed or "all the same"
+    first, *others = differing
+    if not others:
+        return f"Asked {_WAYS[first]}."
+    compared = " and ".join(_WAYS[way] for way in others)
+    counts = " and ".join(f"{differing[way]:,}" for way in others if differing[way])
+    what = f"{counts} answers differ" if counts else "every answer is the same"
+    return f"Asked {_WAYS[first]}, then {compared}: {what}."
+
+
+def _command(given: str, num_steps: int) -> str:
+    """The command without a number of steps that it says twice."""
+    steps = f" --steps {num_steps}"
+    return given.removesuffix(steps) if given.count(steps) > 1 else given
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -165,14 +227,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m radixserve.demo.card")
     parser.add_argument("--run", type=Path, required=True, help="the training's directory")
     parser.add_argument("--accuracy", type=Path, required=True, help="what the benchmark wrote")
+    parser.add_argument("--remark", default="", help="sentences about how long the run took")
+    parser.add_argument("--out", type=Path, help=f"the card (default: {NAME} beside the log)")
     chosen = parser.parse_args(arguments)
     try:
         log = [json.loads(line) for line in (chosen.run / LOG).read_text().splitlines()]
-        text = card(log, json.loads(chosen.accuracy.read_text()))
+        text = card(log, json.loads(chosen.accuracy.read_text()), remark=chosen.remark)
     except (OSError, CheckpointError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    (chosen.run / "README.md").write_text(text)
+    (chosen.out or chosen.run / NAME).write_text(text)
     return 0
 
 

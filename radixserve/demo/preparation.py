@@ -47,8 +47,9 @@ def begin(chosen: argparse.Namespace, out: Path, machine: Machine) -> Training:
     print(f"learning {chosen.vocab:,} tokens from {TOKENIZER_CHARACTERS:,} characters ...")
     tokenizer = train_tokenizer(texts(chosen.seed, TOKENIZER_CHARACTERS), size=chosen.vocab)
     plan = _plan(chosen, tokenizer, machine)
-    # With the number of steps that was found: what repeats this run anywhere.
-    given = [*sys.argv[1:], "--steps", str(plan.num_steps)]
+    # With the number of steps, if it was found here: what repeats this run anywhere.
+    found = [] if chosen.steps is not None else ["--steps", str(plan.num_steps)]
+    given = [*sys.argv[1:], *found]
     command = f"python -m radixserve.demo.train {shlex.join(given)}"
     return Training.begin(out, plan, tokenizer, machine, make_dialogue, command=command)
 
