@@ -17,6 +17,7 @@ have seen, for as long as they live. Ids are within the vocabulary: intake has s
 """
 
 from collections.abc import Sequence
+from itertools import product
 
 import numpy as np
 import torch
@@ -86,13 +87,14 @@ class Sampler:
         return Samples(token_ids, fetch, numbers, counts)
 
     def warm_up(self, logits: torch.Tensor) -> None:
-        """Choose a token with and without penalties, so that the first request finds kernels built.
+        """Choose tokens, drawn and greedy, with and without penalties, so that the first request
+        finds kernels built.
 
         ``logits``: [S, V], of the dtype that the model gives. *Cost*: on a GPU the first time some
         ten seconds of compiling.
         """
-        for repetition_penalty in (1.0, 2.0):
-            params = SamplingParams(repetition_penalty=repetition_penalty)
+        for penalty, temperature in product((1.0, 2.0), (1.0, 0.0)):
+            params = SamplingParams(repetition_penalty=penalty, temperature=temperature)
             nothing = np.empty(0, dtype=np.int32)
             row = SampleRow(
                 logits_row=0,

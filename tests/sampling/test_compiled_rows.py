@@ -5,9 +5,12 @@ from typing import Any
 import pytest
 import torch
 
+from radixserve.device.transfer import HostTransfer
 from radixserve.sampling import compiled_rows
 from radixserve.sampling.compiled_rows import CompiledRows
 from radixserve.sampling.host_chooser import HostChooser, TorchRows
+from radixserve.sampling.sampler import Sampler
+from radixserve_kernels.sample.cpu import find_greatest
 from tests.sampling.making import make_row
 
 pytestmark = pytest.mark.usefixtures("two_threads")
@@ -129,3 +132,17 @@ def test_greedy_rows_take_the_lowest_of_the_greatest_however_many_there_are(
 def test_few_greedy_rows_are_no_work_for_numpy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compiled_rows, "greatest", None)
     CompiledRows().choose(logits_of(1, torch.float32, 1.0), [0], [make_row(0, temperature=0.0)])
+
+
+def test_warming_up_builds_what_greedy_rows_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the model's logits, and from the float32 ones that penalties leave."""
+    found = set()
+
+    def find(logits: torch.Tensor) -> Any:
+        found.add(logits.dtype)
+        return find_greatest(logits)
+
+    monkeypatch.setattr(compiled_rows, "find_greatest", find)
+    sampler = Sampler(VOCAB, HostTransfer(), use_kernel=False, is_compiled=True)
+    sampler.warm_up(logits_of(1, torch.bfloat16, 3.0))
+    assert found == {torch.bfloat16, torch.float32}
