@@ -119,13 +119,15 @@ class CausalLM:
         layer, (keys, values) = last
         return layer.last(hidden, normed, self._norm, keys, values, step)
 
-    def decode_calls(self, kv: KVTensors) -> "DecodeCalls | None":
+    def decode_calls(self, kv: KVTensors, max_rows: int) -> "DecodeCalls | None":
         """What computes ``forward`` of decode steps over these tensors in one call, with
-        ``CpuAttention``; None where some product is not a compiled kernel. Imports numba."""
+        ``CpuAttention``; None where some product is not a compiled kernel, or numba's insides are
+        others than are known. Imports numba."""
         # Imported here: others do without it.
         from radixserve.model.decode_calls import DecodeCalls, max_decode_rows  # noqa: PLC0415
+        from radixserve_kernels.cpu.calls import can_carry_out  # noqa: PLC0415
 
-        if not max_decode_rows(self._layers):
+        if not max_decode_rows(self._layers) or not can_carry_out():
             return None
         return DecodeCalls(
             self._embed_tokens,
@@ -134,6 +136,7 @@ class CausalLM:
             self._lm_head,
             self._rope,
             kv,
+            max_rows=max_rows,
             inner_size=self.config.intermediate_size,
         )
 

@@ -50,7 +50,7 @@ def max_decode_rows(layers: Sequence[DecoderLayer]) -> int:
 
 
 class DecodeCalls:
-    """The decode steps of one model over its KV tensors, up to ``max_decode_rows`` rows."""
+    """The decode steps of one model over its KV tensors, of few rows."""
 
     def __init__(
         self,
@@ -61,17 +61,19 @@ class DecodeCalls:
         rope: RopeTable,
         kv: KVTensors,
         *,
+        max_rows: int,
         inner_size: int,
     ) -> None:
-        """``kv``: as ``CausalLM.forward`` takes them, kept and always the same; ``inner_size``: of
-        the layers' feed-forward."""
+        """``kv``: as ``CausalLM.forward`` takes them, kept and always the same; ``max_rows``: more
+        never come, and no more than ``max_decode_rows`` are taken; ``inner_size``: of the layers'
+        feed-forward. *Cost*: buffers for so many rows and their logits."""
         assert len(layers) == len(kv) > 0
         self._layers = layers
         self._norm = norm
         self._lm_head = lm_head
         self._rope = rope
         self._kv = kv
-        self._max_rows = rows = max_decode_rows(layers)
+        self._max_rows = rows = min(max_rows, max_decode_rows(layers))
         has_logits = isinstance(lm_head, KernelLinear) and lm_head.kernel_rows >= rows
         # Written to within and without inference mode.
         with torch.inference_mode(False):

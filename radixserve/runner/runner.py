@@ -236,8 +236,9 @@ class ModelRunner:
 
     def use_decode_calls(self) -> None:
         """From now on run decode steps of few rows as one call, if this model's products allow it.
-        For ``CpuAttention`` with ``CpuOps``. *Cost*: buffers for some rows."""
-        self._decode_calls = self._model.decode_calls(self._kv.layers)
+        For ``CpuAttention`` with ``CpuOps``. *Cost*: buffers for as many rows as may come."""
+        max_rows = self.info.limits.max_running
+        self._decode_calls = self._model.decode_calls(self._kv.layers, max_rows)
 
     def _forward(
         self, batch: ForwardBatch, *, by_recording: bool

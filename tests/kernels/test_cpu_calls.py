@@ -1,13 +1,24 @@
 """Lists of launches: the same kernels with the same arguments, in order."""
 
+import logging
+from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
 import pytest
 import torch
+from numba import types
 
-from radixserve_kernels.cpu.calls import FIRST_ARGUMENT, MAX_INTEGERS, Calls
-from radixserve_kernels.cpu.compiling import noting, serial_kernel
+from radixserve_kernels.cpu import calls as calls_module
+from radixserve_kernels.cpu import compiling
+from radixserve_kernels.cpu.calls import (
+    FIRST_ARGUMENT,
+    MAX_INTEGERS,
+    Calls,
+    can_carry_out,
+    machine_code,
+)
+from radixserve_kernels.cpu.compiling import Call, noting, serial_kernel
 from radixserve_kernels.cpu.numbers import FLOAT32, store
 from radixserve_kernels.linear.cpu import Product
 
@@ -76,3 +87,57 @@ def test_launches_are_noted_by_one_at_a_time_and_then_no_more() -> None:
     make_least()(out.data_ptr())
     assert outer == []
     assert out.tolist() == [7.0]
+
+
+@pytest.fixture
+def forgotten() -> Iterator[None]:
+    """Whether lists can be carried out, and where code lies, is found out anew."""
+    for each in (can_carry_out, machine_code):
+        each.cache_clear()
+    yield
+    for each in (can_carry_out, machine_code):
+        each.cache_clear()
+
+
+@pytest.mark.usefixtures("forgotten")
+def test_lists_are_carried_out_with_this_numba(caplog: pytest.LogCaptureFixture) -> None:
+    assert can_carry_out()
+    assert not caplog.records
+
+
+class OtherKernel:
+    """A kernel by a numba that does not tell where code lies."""
+
+    def __init__(self, address: int | None) -> None:
+        self.dispatcher = self.library = self.fndesc = self
+        self.overloads = {(types.int64, types.int64): self}
+        self.llvm_func_name = "put"
+        if address is not None:
+            self.get_pointer_to_function = lambda _: address
+
+    def compile(self, _signature: Any) -> None:
+        pass
+
+    def __call__(self, *arguments: Any) -> None:
+        assert compiling._notes.calls is not None
+        compiling._notes.calls.append(Call(self, arguments))  # type: ignore[arg-type]  # it stands for one
+
+
+@pytest.mark.usefixtures("forgotten")
+@pytest.mark.parametrize(
+    ("address", "words"), [(None, "get_pointer_to_function"), (0, "no machine code is known")]
+)
+def test_another_numba_carries_out_none_and_is_told_of(
+    address: int | None,
+    words: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """No null pointer is called."""
+    caplog.set_level(logging.WARNING, logger="radixserve.kernels")
+    monkeypatch.setattr(calls_module, "make_put", lambda: OtherKernel(address))
+    assert not can_carry_out()
+    assert not can_carry_out()
+    (record,) = caplog.records
+    assert "launched kernel by kernel" in record.getMessage()
+    assert words in record.getMessage()

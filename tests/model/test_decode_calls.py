@@ -20,6 +20,7 @@ from radixserve.model.linear import Linear, PlainLinear
 from radixserve.model.linear_compiled import CompiledLinear
 from radixserve.model.linear_int8 import Int8Linear, Scratch
 from radixserve.model.loading import load_model
+from radixserve_kernels.cpu import calls
 from radixserve_kernels.cpu.attending import MAX_ITEM_KEYS
 from tests.support.batches import make_batch, make_kv
 from tests.support.checkpoints import make_checkpoint
@@ -70,7 +71,7 @@ def load(kind: str, directory: Path, dtype: torch.dtype, quantization: str = "no
 class Rig:
     """A model with pages that hold something, twice: for the layers and for the one call."""
 
-    def __init__(self, model: CausalLM) -> None:
+    def __init__(self, model: CausalLM, max_rows: int = 99) -> None:
         self.model = model
         self.attention = CpuAttention(model.attention_shape(PAGE_SIZE))
         kv = make_kv(
@@ -84,9 +85,9 @@ class Rig:
             tensor.copy_(torch.randn(tensor.shape, generator=generator))
         self.kv = kv
         self.kv_of_calls = [(keys.clone(), values.clone()) for keys, values in kv]
-        calls = model.decode_calls(self.kv_of_calls)
-        assert isinstance(calls, DecodeCalls)
-        self.calls = calls
+        found = model.decode_calls(self.kv_of_calls, max_rows)
+        assert isinstance(found, DecodeCalls)
+        self.calls = found
 
     @torch.inference_mode()
     def check(self, batch: ForwardBatch) -> None:
@@ -194,7 +195,22 @@ def test_a_model_with_another_product_has_no_such_steps(
     monkeypatch.setattr(AllCompiled, "make", make)
     model = load("llama", tmp_path, torch.float32)
     shape = model.attention_shape(PAGE_SIZE)
-    assert model.decode_calls(make_kv(model.config.num_layers, 1, shape)) is None
+    assert model.decode_calls(make_kv(model.config.num_layers, 1, shape), 99) is None
+
+
+def test_there_is_room_for_no_more_rows_than_may_come(tmp_path: Path) -> None:
+    rig = Rig(load("qwen3", tmp_path, torch.float32), max_rows=2)
+    assert rig.calls._logits is not None
+    assert len(rig.calls._logits) == len(rig.calls._buffers.hidden) == 2
+    rig.check(decode(3, 4))
+    assert rig.refuses(decode(3, 4, 5))
+
+
+def test_another_numba_has_no_such_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = load("qwen3", tmp_path, torch.float32)
+    kv = make_kv(model.config.num_layers, 1, model.attention_shape(PAGE_SIZE))
+    monkeypatch.setattr(calls, "can_carry_out", lambda: False)
+    assert model.decode_calls(kv, 1) is None
 
 
 def test_logits_are_left_to_a_product_that_is_not_compiled(
@@ -233,10 +249,10 @@ def test_an_engine_has_the_same_tokens(tmp_path: Path, monkeypatch: pytest.Monke
     run = DecodeCalls.run
 
     def count(
-        calls: DecodeCalls, batch: ForwardBatch, plan: PreparedStep
+        self: DecodeCalls, batch: ForwardBatch, plan: PreparedStep
     ) -> tuple[torch.Tensor, torch.Tensor | None] | None:
         nonlocal num_steps
-        found = run(calls, batch, plan)
+        found = run(self, batch, plan)
         num_steps += found is not None
         return found
 

@@ -11,12 +11,17 @@ launching (``compiling.noting``), a row each:
 
 The kernels are the very same ones, so results are too. Addresses are taken as they were noted:
 whoever notes keeps the memory behind them.
+
+It knows some of numba's insides: where machine code lies, and how it is called. ``can_carry_out``
+says whether the numba at hand has them.
 """
 
+import logging
 from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
+import numba
 import numpy as np
 import numpy.typing as npt
 from llvmlite import ir
@@ -24,7 +29,11 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from radixserve_kernels.cpu.compiling import Call, Kernel, serial_kernel
+from radixserve_kernels.cpu.compiling import Call, Kernel, noting, serial_kernel
+from radixserve_kernels.cpu.integers import store_int64
+
+# The name is that of the whole engine's log, whose level people set.
+logger = logging.getLogger("radixserve.kernels")
 
 MAX_INTEGERS = 24
 """Arguments of a kernel; a float may follow."""
@@ -55,6 +64,29 @@ class Calls:
         make_carry_out()(self._address, len(self.table))
 
 
+@cache
+def can_carry_out() -> bool:
+    """Whether lists can be carried out in this process; if not, the log says why, once.
+
+    *Cost*: compiles a kernel that puts a number down, and what carries it out.
+    """
+    found = np.zeros(1, dtype=np.int64)
+    try:
+        with noting() as calls:
+            make_put()(found.ctypes.data, 7)
+        Calls(calls).run()
+        if found[0] != 7:
+            raise RuntimeError(f"a kernel that was to put 7 down put {found[0]}")
+    except Exception as error:
+        logger.warning(
+            "with numba %s decode steps of few rows are launched kernel by kernel, slower: %r",
+            numba.__version__,
+            error,
+        )
+        return False
+    return True
+
+
 def encoded(call: Call) -> npt.NDArray[np.int64]:
     """A launch as a row of the table."""
     row = np.zeros(FIELDS, dtype=np.int64)
@@ -72,13 +104,26 @@ def encoded(call: Call) -> npt.NDArray[np.int64]:
 
 @cache
 def machine_code(kernel: Kernel, num_integers: int, *, has_float: bool) -> int:
-    """Where a kernel of such arguments lies. *Cost*: compiles it, if that has not been done."""
+    """Where a kernel of such arguments lies. *Raises* ``LookupError`` if numba does not say.
+    *Cost*: compiles it, if that has not been done."""
     dispatcher: Any = kernel.dispatcher
     signature = (types.int64,) * num_integers + (types.float64,) * has_float
     dispatcher.compile(signature)
     compiled = dispatcher.overloads[signature]
     address: int = compiled.library.get_pointer_to_function(compiled.fndesc.llvm_func_name)
+    if not address:
+        raise LookupError(f"no machine code is known for {compiled.fndesc.llvm_func_name}")
     return address
+
+
+@cache
+def make_put() -> Kernel:
+    """The kernel that lists are tried with."""
+
+    def put(to: int, number: int) -> None:
+        store_int64(to, 0, number)
+
+    return serial_kernel(put)
 
 
 @cache
