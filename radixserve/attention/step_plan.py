@@ -36,10 +36,10 @@ from radixserve_kernels.paged_attention.cpu_kernel import DIRECT, ITEM_FIELDS
 IntArray = npt.NDArray[np.int32]
 
 MAX_ITEM_QUERIES = 384
-"""A level with up to so many queries a key head is the kernel's, which reads its pages in place and
-computes in float32. With more of them bfloat16's matrix instructions are faster. (2 cores with
-AVX512-BF16, us a layer behind 1,024 keys, products and the kernel: 48 queries 986/402, 192
-1,723/1,311, 384 2,736/2,787, 576 3,797/4,080.)"""
+"""A level with up to so many queries a key head is the kernel's, which reads its pages in place.
+With more of them the library's products are faster. (2 cores with AVX512-BF16, us a layer behind
+1,024 keys, products and the kernel: 48 queries 986/402, 192 1,723/1,311, 384 2,736/2,787, 576
+3,797/4,080; when the kernel computed in float32, as it does where there are no pairs.)"""
 
 ITEM_QUERIES = 96
 """So many of them are an item at most: their scores have to stay in a core's cache. (As above, of
