@@ -332,3 +332,24 @@ def test_who_used_a_way_may_be_gone_before_it_is_told(cache: PrefixCache) -> Non
     replay.apply(log.take(100, 5.0))
     assert replay.rows == rows_of(cache.tree)
     assert {row.owner: row.idle_since_ms for row in replay.rows.values()} == {None: 5000, "b": 0}
+
+
+def test_what_changes_by_itself_is_told_of(cache: PrefixCache) -> None:
+    """Locks that come, and go without anything new; pages that are evicted off a leaf's end."""
+    keep(cache, tokens_of(*range(40)))
+    keep(cache, tokens_of(*range(8), 50, 51, 52, 53))
+    log, replay = watch(cache), Replay()
+    replay.apply(log.take(100, 0.0))
+    lease = cache.acquire(DEFAULT_NAMESPACE, tokens_of(*range(60)))
+    replay.apply(log.take(100, 0.0))
+    assert replay.rows == rows_of(cache.tree)
+    assert sorted(row.locks for row in replay.rows.values()) == [0, 1, 1]
+    cache.tree.now_s = 3.0
+    cache.give_back(lease)
+    replay.apply(log.take(100, 3.0))
+    assert replay.rows == rows_of(cache.tree)
+    assert sorted(row.locks for row in replay.rows.values()) == [0, 0, 0]
+    before = {**replay.rows}
+    assert cache.tree.evict(2) == 2
+    replay.apply(log.take(100, 3.0))
+    assert replay.rows == rows_of(cache.tree) != before

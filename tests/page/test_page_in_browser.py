@@ -258,3 +258,61 @@ def test_a_prompt_is_explained_before_it_is_sent(user: PageUser) -> None:
     cause = user.page.locator("#ask-answer .cause")
     cause.first.wait_for()
     assert cause.first.get_attribute("data-cause") == "never_seen"
+
+
+def test_the_latest_question_is_the_one_that_is_explained(user: PageUser) -> None:
+    held = []
+
+    def answer(route: Any) -> None:
+        if "the first" in route.request.post_data:
+            held.append(route)
+        else:
+            route.continue_()
+
+    user.page.route("**/cache/explain", answer)
+    user.go("explain")
+    for text in ("the first", "another one"):
+        user.page.locator("#ask-text").fill(text)
+        with user.page.expect_request("**/cache/explain"):
+            user.page.locator("#ask [type=submit]").click()
+    place = user.page.locator("#ask-answer")
+    place.locator(".cause").wait_for()
+    held[0].fulfill(status=503, json={"error": {"message": "too late"}})
+    user.page.wait_for_timeout(300)
+    assert "too late" not in place.inner_text()
+    user.complaints = [each for each in user.complaints if "503" not in each]
+
+
+def test_the_models_are_asked_for_again(user: PageUser) -> None:
+    busy = {"error": {"message": "not just now"}}
+    user.page.route("**/v1/models", lambda route: route.fulfill(status=503, json=busy), times=1)
+    user.page.reload()
+    user.page.locator("#notice", has_text="not just now").wait_for()
+    user.page.locator("#model-name", has_text="demo").wait_for()
+    assert not user.page.locator("#notice").is_visible()
+    user.complaints = [each for each in user.complaints if "503" not in each]
+
+
+def test_the_focus_stays_where_keys_change_what_is_shown(browser: Any, server: Serving) -> None:
+    events = answer_events("As you say.")
+    with using(browser, server.url, PHONE) as user:
+        user.page.route(
+            "**/v1/chat/completions",
+            lambda route: route.fulfill(content_type="text/event-stream", body=events),
+        )
+        user.open()
+        user.ask("A", "Say something.")
+        user.answer("A").get_by_label("Answer again").press("Enter")
+        versions = user.column("A").locator(".versions", has_text="2 / 2")
+        versions.wait_for()
+        in_column = "document.activeElement.closest('.column')?.dataset.letter"
+        assert user.page.evaluate(in_column) == "A"
+        user.answer("A").get_by_label("Version before").press("Enter")
+        user.column("A").locator(".versions", has_text="1 / 2").wait_for()
+        assert user.page.evaluate(in_column) == "A"
+
+        user.page.locator("#add-conversation").click()
+        user.column("B").wait_for()
+        user.page.get_by_role("button", name="Conversation A", exact=True).press("Enter")
+        user.column("A").wait_for()
+        assert user.page.evaluate("document.activeElement.textContent") == "A"

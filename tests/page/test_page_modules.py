@@ -135,6 +135,85 @@ TURNS = """async () => {
   return { now, before, removed, left: said(), letters, refilled };
 }"""
 
+FIGURES_AFTER_A_PAUSE = """async () => {
+  const { Figures } = await import("/page/cache/figures.js");
+  const figures = new Figures(document.createElement("div"));
+  const counted = {
+    free: 9, cached: 0, in_use: 1, total: 10, running: 1, waiting: 0, steps: 4, computed_tokens: 10,
+    prompt_tokens: 40, cached_tokens: 0, evicted_pages: 0, preemptions: 0,
+  };
+  figures.add(counted, 10);
+  // The server says nothing while nothing changes.
+  const more = { steps: 5, computed_tokens: 100, prompt_tokens: 80, cached_tokens: 20 };
+  figures.add({ ...counted, ...more }, 100);
+  figures.goOn(100.5);
+  figures.goOn(101.5);
+  return figures.samples.map(({ hitRate, perSecond }) => [hitRate, perSecond]);
+}"""
+
+CHURN_THAT_NOBODY_SEES = """async () => {
+  const { Tree } = await import("/page/cache/tree.js");
+  let marks = 0;
+  const push = Array.prototype.push;
+  Array.prototype.push = function (...added) {
+    if (typeof added[0] === "number") marks = Math.max(marks, this.length + 1);
+    return push.apply(this, added);
+  };
+  try {
+    const tree = new Tree();
+    for (let id = 1; id <= 1000; id++) {
+      tree.apply({ nodes: [[id, 0, 0, 1, 1, 0, 0, 1]], gone: id > 1 ? [id - 1] : [] }, 0);
+    }
+    tree.settle();
+    return { marks, weight: tree.weight[0] };
+  } finally {
+    Array.prototype.push = push;
+  }
+}"""
+
+TABLE_KEEPS_FOCUS = """async () => {
+  const { Tree } = await import("/page/cache/tree.js");
+  const { showLargest } = await import("/page/cache/table.js");
+  const tree = new Tree();
+  const place = document.body.appendChild(document.createElement("div"));
+  const texts = { line: () => "" };
+  const show = () => showLargest(place, { tree, now: 0 }, texts, () => {});
+  const row = (id, tokens) => [id, 0, 0, tokens, 1, 0, 0, 1];
+  tree.apply({ nodes: [row(1, 10), row(2, 20)], gone: [] }, 0);
+  show();
+  place.querySelectorAll("button")[1].focus();
+  const before = document.activeElement.textContent;
+  tree.apply({ nodes: [row(3, 30)], gone: [] }, 0);
+  show();
+  const after = document.activeElement.textContent;
+  place.remove();
+  return { before, after };
+}"""
+
+PANEL_FOLLOWS = """async () => {
+  const { Panel } = await import("/page/cache/panel.js");
+  const { Tree } = await import("/page/cache/tree.js");
+  const tree = new Tree();
+  const text = { before: "", text: "words", end_text: "", truncated: 0 };
+  const texts = { known: () => text, read: async () => text };
+  const place = document.createElement("div");
+  const panel = new Panel(place, { tree, now: 0, selected: -1 }, texts);
+  const rows = (locks) => [[1, 0, 0, 10, 1, locks, locks ? null : 0, 1]];
+  const said = [];
+  const tell = (event) => {
+    tree.apply(event, 0);
+    tree.settle();
+    panel.refresh();
+    said.push(place.querySelector("h2").textContent, place.textContent.includes("1 request"));
+  };
+  tell({ nodes: rows(1), gone: [] });
+  panel.show(tree.slotOf(1));
+  tell({ nodes: rows(1), gone: [] });
+  tell({ nodes: rows(0), gone: [] });
+  tell({ nodes: [[2, 0, 0, 5, 1, 0, 0, 1]], gone: [1] });
+  return said;
+}"""
+
 
 @pytest.fixture(scope="module")
 def blank(browser: Any) -> Iterator[Any]:
@@ -179,3 +258,23 @@ def test_conversations_are_branches(blank: Any) -> None:
         "letters": ["A", "B", "C"],
         "refilled": ["A", "B", "C"],
     }
+
+
+def test_figures_go_on_after_a_pause(blank: Any) -> None:
+    assert blank.evaluate(FIGURES_AFTER_A_PAUSE) == [[None, 0], [0.5, 1], [None, 0]]
+
+
+def test_changes_that_nobody_looks_at_do_not_pile_up(blank: Any) -> None:
+    found = blank.evaluate(CHURN_THAT_NOBODY_SEES)
+    assert found["weight"] == 1
+    assert found["marks"] < 20
+
+
+def test_the_table_keeps_the_focus_on_its_node(blank: Any) -> None:
+    assert blank.evaluate(TABLE_KEEPS_FOCUS) == {"before": "Node 1", "after": "Node 1"}
+
+
+def test_the_panel_follows_its_node(blank: Any) -> None:
+    shown = blank.evaluate(PANEL_FOLLOWS)
+    assert shown[:2] == shown[6:] == ["What this is", False]
+    assert shown[2:6] == ["10 tokens", True, "10 tokens", False]

@@ -15,6 +15,10 @@ import { settings } from "./chat/workspace.js";
 import { ExplainView } from "./explain/view.js";
 
 const VIEWS = ["chat", "cache", "explain"];
+/** A server that could not tell its models is asked again after so long. */
+const MODELS_AGAIN_MS = 3000;
+
+let modelsTimer = 0;
 
 export const chat = new ChatView();
 export const cache = new CacheView();
@@ -75,6 +79,7 @@ function route() {
 }
 
 async function loadModels() {
+  clearTimeout(modelsTimer);
   const notice = byId("notice");
   try {
     const { data } = await getJson("v1/models");
@@ -84,6 +89,7 @@ async function loadModels() {
   } catch (error) {
     // A missing key is asked for; there is nothing more to say about it.
     notice.hidden = error.status === 401;
+    if (error.status !== 401) modelsTimer = setTimeout(loadModels, MODELS_AGAIN_MS);
     setText(notice, `The models are not known: ${error.message}`);
   }
 }

@@ -12,6 +12,8 @@ const WIDTH = 200;
 const HEIGHT = 44;
 /** A hit rate is of the last so many seconds: single requests make it jump. */
 const RATE_S = 15;
+/** After so long without figures they are taken to be the same. */
+const SILENCE_S = 1;
 
 /** Each: title; layers drawn over each other, [class, of a sample]; most; what it is now. */
 const CHARTS = [
@@ -85,15 +87,23 @@ export class Figures {
   /** Take a `figures` event at `now`, in seconds. */
   add(figures, now) {
     const before = this.samples.at(-1);
-    const back = this.samples.find((each) => each.at >= now - RATE_S);
+    // Older than that if the server had nothing to say since: until now all was as it was then.
+    const back = this.samples.find((each) => each.at >= now - RATE_S) ?? before;
     this.samples.push({ ...figures, ...derived(figures, before, back, now), at: now });
     while (this.samples[0].at < now - SPAN_S) this.samples.shift();
     this.#element.hidden = false;
     this.#element.dataset.samples = String(this.samples.length);
     for (const chart of this.#charts) chart.draw(this.samples, now);
   }
+
+  /** It is `now`, and the connection lives: who tells nothing has nothing new to tell. */
+  goOn(now) {
+    const latest = this.samples.at(-1);
+    if (latest && now - latest.at >= SILENCE_S) this.add(latest, now);
+  }
 }
 
+/** How the figures have changed since the sample `before`, and since `back`, if there are any. */
 function derived(figures, before, back, now) {
   if (!before) return { hitRate: null, perStep: null, perSecond: 0, evicted: 0, preempted: 0 };
   const seconds = Math.max(now - before.at, 0.001);

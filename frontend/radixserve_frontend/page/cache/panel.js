@@ -11,6 +11,8 @@ export class Panel {
   #picture;
   #texts;
   #slot = -1;
+  #id = -1;
+  #drawn = "";
   #timer = 0;
 
   constructor(element, picture, texts) {
@@ -24,14 +26,38 @@ export class Panel {
   show(slot) {
     clearTimeout(this.#timer);
     this.#slot = slot;
-    this.#element.dataset.node = String(slot > 0 ? this.#picture.tree.id[slot] : "");
+    this.#id = slot > 0 ? this.#picture.tree.id[slot] : -1;
+    this.#element.dataset.node = String(slot > 0 ? this.#id : "");
     if (slot <= 0) {
       fill(this.#element, ...explanation());
       return;
     }
     this.#draw();
     // Who only passes over a node does not ask for its text.
-    this.#timer = setTimeout(() => this.#read(slot), ASK_AFTER_MS);
+    const text = this.#texts.known(this.#id, this.#picture.tree.tokens[slot]);
+    if (text === undefined) this.#timer = setTimeout(() => this.#read(slot), ASK_AFTER_MS);
+  }
+
+  /** The tree has changed, and so may have the node. */
+  refresh() {
+    if (this.#slot <= 0) return;
+    if (this.#picture.tree.slotOf(this.#id) !== this.#slot) this.show(this.#picture.selected);
+    else if (this.#state() !== this.#drawn) {
+      const tops = this.#scrolled().map((each) => each.scrollTop);
+      this.show(this.#slot);
+      this.#scrolled().forEach((each, index) => (each.scrollTop = tops[index] ?? 0));
+    }
+  }
+
+  /** What of the panel can be scrolled. */
+  #scrolled() {
+    return [this.#element, ...this.#element.querySelectorAll("pre")];
+  }
+
+  /** What changes of the node: whoever reads is not disturbed while this is the same. */
+  #state() {
+    const { start, tokens, pages, locks, weight } = this.#picture.tree;
+    return [start, tokens, pages, locks, weight].map((column) => column[this.#slot]).join();
   }
 
   async #read(slot) {
@@ -44,6 +70,7 @@ export class Panel {
   #draw() {
     const slot = this.#slot;
     const { tree, now } = this.#picture;
+    this.#drawn = this.#state();
     const { start, tokens, pages, locks, weight } = tree;
     const end = start[slot] + tokens[slot];
     const children = [...tree.childrenOf(slot)].length;

@@ -20,7 +20,11 @@ export function showLargest(element, picture, texts, choose) {
       h(
         "th",
         { scope: "row" },
-        h("button", { type: "button", class: "row-button", on: { click: () => choose(slot) } }, line.slice(0, 48) || `Node ${tree.id[slot]}`),
+        h(
+          "button",
+          { type: "button", class: "row-button", data: { node: tree.id[slot] }, on: { click: () => choose(slot) } },
+          line.slice(0, 48) || `Node ${tree.id[slot]}`,
+        ),
       ),
       [tree.start[slot], tree.tokens[slot], tree.pages[slot]].map((number) => h("td", {}, count(number))),
       h("td", {}, told ? count(tree.locks[slot]) : "not told"),
@@ -29,6 +33,8 @@ export function showLargest(element, picture, texts, choose) {
     );
   });
   const heads = ["Node", "Begins at", "Tokens", "Pages", "In use by", "Last used", "Owner"];
+  // Whoever walks through the rows by keys stays at the node.
+  const focused = element.contains(document.activeElement) ? document.activeElement.dataset.node : null;
   fill(
     element,
     h(
@@ -38,6 +44,7 @@ export function showLargest(element, picture, texts, choose) {
       h("tbody", {}, rows),
     ),
   );
+  if (focused) element.querySelector(`[data-node="${focused}"]`)?.focus({ preventScroll: true });
 }
 
 /** The slots of the nodes with the most tokens, largest first. Costs a pass over all nodes. */

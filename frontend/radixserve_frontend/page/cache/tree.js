@@ -66,6 +66,7 @@ export class Tree {
     this.#slots.clear();
     this.#free = [];
     this.#dirty = [];
+    this.dirty.fill(0);
     this.#places.clear();
     this.#top = 1;
     for (const [name] of COLUMNS) this[name][0] = 0;
@@ -198,7 +199,7 @@ export class Tree {
     }
     this.#unlink(slot);
     this.#slots.delete(id);
-    this.dirty[slot] = 0;
+    // If it is marked it stays so: otherwise whoever takes the slot is noted once more each time.
     this.#free.push(slot);
   }
 
@@ -207,7 +208,7 @@ export class Tree {
     if (slot >= this.#capacity) this.#grow(2 * this.#capacity);
     this.first[slot] = this.last[slot] = this.next[slot] = this.previous[slot] = -1;
     this.parent[slot] = -1;
-    this.tokens[slot] = this.weight[slot] = this.extent[slot] = this.dirty[slot] = 0;
+    this.tokens[slot] = this.weight[slot] = this.extent[slot] = 0;
     return slot;
   }
 

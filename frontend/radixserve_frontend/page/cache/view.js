@@ -16,6 +16,7 @@ import { showLargest } from "./table.js";
 import { Texts } from "./texts.js";
 
 const TABLE_EVERY_MS = 2000;
+const FIGURES_EVERY_MS = 1000;
 /** The feed tells of a request's last nodes up to half a second later. */
 const SEEK_AGAIN_MS = 700;
 const MAX_SEEKS = 4;
@@ -52,6 +53,9 @@ export class CacheView {
     theme.subscribe(() => this.#showLegend());
     this.feed.state.subscribe(() => this.#summarise());
     byId("largest").addEventListener("toggle", () => this.#showTable());
+    setInterval(() => {
+      if (this.feed.state.value.phase === "live") this.figures.goOn(this.picture.now);
+    }, FIGURES_EVERY_MS);
   }
 
   /** The view is shown; `record`: mark the way of this request, or null. */
@@ -86,6 +90,7 @@ export class CacheView {
 
   #settled() {
     this.#summarise();
+    this.#panel?.refresh();
     if (performance.now() - this.#tableAt > TABLE_EVERY_MS) this.#showTable();
   }
 

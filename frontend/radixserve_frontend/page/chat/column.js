@@ -62,7 +62,7 @@ export class Column {
     const follows = this.#isAtEnd();
     const shown = path.map((turn) => this.#messageOf(turn));
     const elements = path.length === 0 ? [this.#empty] : shown.map((message) => message.element);
-    if (!isSame(this.#log.children, elements)) this.#log.replaceChildren(...elements);
+    if (!isSame(this.#log.children, elements)) this.#replace(elements);
     shown.forEach((message, index) => message.update(state, path[index]));
     for (const id of this.#messages.keys()) if (!state.turns.has(id)) this.#messages.delete(id);
     this.#close.hidden = state.conversations.length === 1;
@@ -72,6 +72,13 @@ export class Column {
 
   focus() {
     this.#input.focus();
+  }
+
+  /** Who had the focus in here does not lose it to the page's beginning. */
+  #replace(elements) {
+    const focused = this.#log.contains(document.activeElement) ? document.activeElement : null;
+    this.#log.replaceChildren(...elements);
+    if (focused) (focused.isConnected ? focused : this.#log).focus({ preventScroll: true });
   }
 
   #messageOf(turn) {
@@ -173,6 +180,7 @@ export function showTabs(state) {
   // They stay what they are while answers come: somebody may be about to press one.
   if (place.dataset.shown === shown) return;
   place.dataset.shown = shown;
+  const hadFocus = place.contains(document.activeElement);
   fill(
     place,
     state.conversations.map((each) =>
@@ -189,6 +197,7 @@ export function showTabs(state) {
       ),
     ),
   );
+  if (hadFocus) place.querySelector("[aria-pressed=true]")?.focus();
 }
 
 function iconButton(name, label, click) {

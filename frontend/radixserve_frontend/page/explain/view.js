@@ -1,6 +1,6 @@
 /** The Explain view: the requests of this page, how each fared, and a box to ask about any prompt. */
 
-import { postJson } from "../base/api.js";
+import { isAbort, postJson } from "../base/api.js";
 import { byId, fill, h } from "../base/dom.js";
 import { clock, count, counted, duration, percent, rate } from "../base/format.js";
 import { settings, systemText, talk } from "../chat/workspace.js";
@@ -10,6 +10,7 @@ import { explanationElements, reportElements } from "./report.js";
 
 export class ExplainView {
   #shown = null;
+  #asking = null;
 
   constructor() {
     records.subscribe(() => this.#update());
@@ -41,14 +42,17 @@ export class ExplainView {
     const text = byId("ask-text").value;
     const place = byId("ask-answer");
     if (text === "") return;
+    this.#asking?.abort();
+    const { signal } = (this.#asking = new AbortController());
     fill(place, h("p", { class: "hint" }, "Looking."));
     const { model } = settings.value;
     const asChat = byId("ask").elements["ask-as"].value === "chat";
     try {
       const prompt = asChat ? { messages: firstMessages(text) } : { prompt: text };
-      const explanation = await postJson("cache/explain", { model, ...prompt });
+      const explanation = await postJson("cache/explain", { model, ...prompt }, signal);
       fill(place, ...explanationElements(explanation));
     } catch (error) {
+      if (isAbort(error)) return;
       fill(place, h("p", { class: "failure", role: "alert" }, error.message));
     }
   }
