@@ -261,7 +261,7 @@ def test_a_prompt_is_explained_before_it_is_sent(user: PageUser) -> None:
 
 
 def test_the_latest_question_is_the_one_that_is_explained(user: PageUser) -> None:
-    held = []
+    held: list[Any] = []
 
     def answer(route: Any) -> None:
         if "the first" in route.request.post_data:

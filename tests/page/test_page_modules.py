@@ -214,6 +214,18 @@ PANEL_FOLLOWS = """async () => {
   return said;
 }"""
 
+TEXTS_AFTER_FAILURES = """async (status) => {
+  const { Texts } = await import("/page/cache/texts.js");
+  let asked = 0;
+  const textOf = async () => {
+    if (++asked === 1) throw Object.assign(new Error("no"), { status });
+    return { text: "words" };
+  };
+  const texts = new Texts({ textOf }, () => {});
+  const first = await texts.read(1, 10);
+  return [first, (await texts.read(1, 10))?.text ?? null];
+}"""
+
 
 @pytest.fixture(scope="module")
 def blank(browser: Any) -> Iterator[Any]:
@@ -278,3 +290,10 @@ def test_the_panel_follows_its_node(blank: Any) -> None:
     shown = blank.evaluate(PANEL_FOLLOWS)
     assert shown[:2] == shown[6:] == ["What this is", False]
     assert shown[2:6] == ["10 tokens", True, "10 tokens", False]
+
+
+@pytest.mark.parametrize(("status", "text"), [(404, None), (503, "words"), (0, "words")])
+def test_a_text_that_could_not_be_had_just_then_is_asked_for_again(
+    blank: Any, status: int, text: str | None
+) -> None:
+    assert blank.evaluate(TEXTS_AFTER_FAILURES, status) == [None, text]

@@ -7,6 +7,7 @@ import { oneLine } from "../base/format.js";
 
 const AT_ONCE = 2;
 const MAX_KEPT = 2000;
+const NOT_FOUND = 404;
 
 export class Texts {
   #feed;
@@ -51,8 +52,13 @@ export class Texts {
     let text = null;
     try {
       text = await this.#feed.textOf(id);
-    } catch {
+    } catch (error) {
       // Gone in between, or not the viewer's: there is nothing to show either way.
+      if (error.status !== NOT_FOUND) {
+        // Anything else may be over when it is asked for again.
+        this.#queue = [];
+        return null;
+      }
     }
     if (this.#kept.size >= MAX_KEPT) this.#kept.delete(this.#kept.keys().next().value);
     this.#kept.set(id, { tokens, text, line: text === null ? "" : oneLine(text.text) });
