@@ -9,7 +9,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import numpy as np
 import pytest
 import xxhash
 from hypothesis import seed, settings
@@ -20,10 +19,11 @@ from radixserve.cache import events
 from radixserve.cache.events import chain_hashes, root_hash
 from radixserve.cache.eviction import LRU
 from radixserve.cache.page_pool import PagePool
-from radixserve.cache.prefix_cache import Lease, PrefixCache
+from radixserve.cache.prefix_cache import PrefixCache
 from radixserve.cache.return_time import ReturnTime
-from radixserve.ids import DEFAULT_NAMESPACE, Namespace, TokenArray
+from radixserve.ids import DEFAULT_NAMESPACE, Namespace
 from radixserve.types import CacheEvent
+from tests.cache.filling import keep, put, tokens_of
 
 MACHINE = Path(__file__).with_name("test_prefix_cache_stateful.py")
 
@@ -170,23 +170,6 @@ def test_replaying_the_events_gives_what_the_tree_holds(
         if told <= set(seen):
             break
     assert told <= set(seen)
-
-
-def tokens_of(*ids: int) -> TokenArray:
-    return np.array(ids, dtype=np.int32)
-
-
-def put(cache: PrefixCache, tokens: TokenArray, namespace: Namespace = DEFAULT_NAMESPACE) -> Lease:
-    lease = cache.acquire(namespace, tokens[:-1])
-    if lease.pending_copy is not None:
-        cache.finish_copy(lease)
-    cache.reserve(lease, len(tokens))
-    cache.commit(lease, tokens)
-    return lease
-
-
-def keep(cache: PrefixCache, tokens: TokenArray, namespace: Namespace = DEFAULT_NAMESPACE) -> None:
-    cache.release(put(cache, tokens, namespace), tokens)
 
 
 @pytest.fixture

@@ -8,17 +8,17 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
-import numpy as np
 import pytest
 from hypothesis import seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import invariant, rule, run_state_machine_as_test
 
 from radixserve.cache.node import Node
-from radixserve.cache.prefix_cache import Lease, PrefixCache
+from radixserve.cache.prefix_cache import PrefixCache
 from radixserve.cache.radix_tree import RadixTree
 from radixserve.cache.tree_log import NUM_COLUMNS, PathTokens, TreeLog, TreeNews
-from radixserve.ids import DEFAULT_NAMESPACE, Namespace, TokenArray
+from radixserve.ids import DEFAULT_NAMESPACE, Namespace
+from tests.cache.filling import keep, put, tokens_of
 
 MACHINE = Path(__file__).with_name("test_prefix_cache_stateful.py")
 
@@ -198,23 +198,6 @@ def test_replaying_the_log_gives_the_tree(machine: ModuleType) -> None:
         if seen == {"moved", "gone", "cut short", "whole"}:
             break
     assert seen == {"moved", "gone", "cut short", "whole"}
-
-
-def tokens_of(*ids: int) -> TokenArray:
-    return np.array(ids, dtype=np.int32)
-
-
-def put(cache: PrefixCache, tokens: TokenArray, namespace: Namespace = DEFAULT_NAMESPACE) -> Lease:
-    lease = cache.acquire(namespace, tokens[:-1])
-    if lease.pending_copy is not None:
-        cache.finish_copy(lease)
-    cache.reserve(lease, len(tokens))
-    cache.commit(lease, tokens)
-    return lease
-
-
-def keep(cache: PrefixCache, tokens: TokenArray, namespace: Namespace = DEFAULT_NAMESPACE) -> None:
-    cache.release(put(cache, tokens, namespace), tokens)
 
 
 @pytest.fixture
