@@ -74,6 +74,19 @@ class Stopwatch:
         )
 
 
+Deltas = queue.SimpleQueue[TextDelta | Exception | None]
+
+
+def _next(deltas: Deltas) -> TextDelta | Exception | None:
+    """The next one. A Ctrl-C that comes just before the wait begins does not interrupt it, so the
+    wait is not endless."""
+    while True:
+        try:
+            return deltas.get(timeout=0.2)
+        except queue.Empty:
+            pass
+
+
 class ChatSource(Protocol):
     """Somebody who answers."""
 
@@ -100,12 +113,12 @@ class EngineSource:
         watch = Stopwatch()
         prompt_ids = self._engine.tokenizer.encode_chat(messages)
         num_generated = num_cached = 0
-        deltas: queue.SimpleQueue[TextDelta | Exception | None] = queue.SimpleQueue()
+        deltas: Deltas = queue.SimpleQueue()
         # Made first: a Ctrl-C that comes while the task is being started must end it all the same.
         scope = self._portal.call(anyio.CancelScope)
         try:
             self._portal.start_task_soon(self._pump, prompt_ids, deltas, scope)
-            while (delta := deltas.get()) is not None:
+            while (delta := _next(deltas)) is not None:
                 if isinstance(delta, Exception):
                     raise delta
                 if delta.token_ids:
@@ -123,7 +136,7 @@ class EngineSource:
     async def _pump(
         self,
         prompt_ids: Sequence[int],
-        deltas: "queue.SimpleQueue[TextDelta | Exception | None]",
+        deltas: Deltas,
         scope: anyio.CancelScope,
     ) -> None:
         """On the engine's loop: one request from its beginning to its end, whoever ends it."""

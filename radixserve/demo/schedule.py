@@ -6,8 +6,8 @@ where a plan is made from minutes.
 
     length     192 |  320  |   512    |     1,024      |        2,048
     time       0% 15%     30%        50%              75%           100%
-    rate      /------------------------------\\________
-               warm-up        constant    60%  linear to nearly zero
+    rate      /\\______________________________________
+               warm-up, then linear to nearly zero
 """
 
 import random
@@ -41,8 +41,8 @@ EXAM_LENGTHS = (128, 512, 1024, 1500)
 """Tokens of a document, about."""
 
 WARM_UP = 0.01
-DECAY = 0.4
-"""Of all steps, the last of them."""
+DECAY = 0.99
+"""Of all steps, the last: high rates are faster in the beginning and too high soon after."""
 LEAST_RATE = 0.02
 SHORTER = 0.2
 """So many of a stage's steps have the rows of an earlier one."""
