@@ -2,11 +2,7 @@
 waits for."""
 
 import asyncio
-import json
-from collections.abc import AsyncIterator
-from typing import Any
 
-import httpx
 import pytest
 
 from radixserve.engine.interface import (
@@ -23,6 +19,7 @@ from radixserve_frontend.caller import ANYBODY, Caller
 from tests.frontend.fake_engine import FakeEngine, FakeTreeWatch
 from tests.frontend.http_calls import error_of
 from tests.frontend.http_fixtures import MODEL, TIMEOUT_S, config_of, serving
+from tests.frontend.numbered_events import events_of
 
 PATH = "/cache/tree"
 KEYS = {
@@ -30,19 +27,6 @@ KEYS = {
     "b": "key-of-tenant-b-0123456789",
     "operator+admin": "key-of-the-operator-0123456789",
 }
-
-
-async def events_of(response: httpx.Response) -> AsyncIterator[tuple[int, str, Any]]:
-    number, name = -1, ""
-    async for line in response.aiter_lines():
-        key, _, value = line.partition(": ")
-        match key:
-            case "id":
-                number = int(value)
-            case "event":
-                name = value
-            case "data":
-                yield number, name, json.loads(value)
 
 
 async def opened(engine: FakeEngine, count: int = 1) -> FakeTreeWatch:

@@ -5,7 +5,6 @@ import hashlib
 import json
 import signal
 import struct
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import httpx
 import xxhash
 
 from tests.frontend.http_calls import COMPLETIONS
+from tests.frontend.numbered_events import events_of
 from tests.frontend.test_real_server import MODEL, TIMEOUT_S, running_server
 
 
@@ -25,19 +25,6 @@ def router_hashes(namespace: str, tokens: list[int], page_size: int) -> list[str
         state = xxhash.xxh3_64_intdigest(page)
         hashes.append(f"{state:016x}")
     return hashes
-
-
-async def events_of(response: httpx.Response) -> AsyncIterator[tuple[int, str, Any]]:
-    number, name = -1, ""
-    async for line in response.aiter_lines():
-        key, _, value = line.partition(": ")
-        match key:
-            case "id":
-                number = int(value)
-            case "event":
-                name = value
-            case "data":
-                yield number, name, json.loads(value)
 
 
 async def test_a_router_follows_it_and_its_trace_survives_a_kill(tmp_path: Path) -> None:
