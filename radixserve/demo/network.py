@@ -27,12 +27,14 @@ class Shape:
 
     vocab_size: int
     hidden_size: int = 256
-    intermediate_size: int = 768
-    num_layers: int = 4
+    intermediate_size: int = 640
+    num_layers: int = 6
     num_heads: int = 4
     num_kv_heads: int = 4
     head_dim: int = 64
-    rope_theta: float = 10_000.0
+    rope_theta: float = 1_000_000.0
+    """Qwen3's own: nearly half of a head's pairs hardly turn within 2,048 positions, and look
+    things up by what they are, not by where. At 10,000 a sixth of them would."""
     max_positions: int = 2048
     norm_eps: float = 1e-6
 

@@ -1,7 +1,9 @@
 """The corpus: the same text always, nothing held out in training, and answers that are right."""
 
 import hashlib
+import importlib
 import itertools
+import pkgutil
 import random
 import re
 from collections import Counter
@@ -9,7 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from radixserve.demo.corpus import frames, small_talk, stated
+from radixserve.demo.corpus import frames, small_talk, stated, words
 from radixserve.demo.corpus.attribute import Attribute, Phrases
 from radixserve.demo.corpus.chance import Chance
 from radixserve.demo.corpus.dialogue import Dialogue, Split
@@ -17,13 +19,21 @@ from radixserve.demo.corpus.document import draw_document
 from radixserve.demo.corpus.domains import DOMAINS
 from radixserve.demo.corpus.generate import MOST_TURNS, make_dialogue
 from radixserve.demo.corpus.grammar import plural_of, question_of, with_article
-from radixserve.demo.corpus.pool import Pool, is_held_out
+from radixserve.demo.corpus.pool import LONGEST_COINED, Pool, is_held_out
 from radixserve.demo.corpus.questions import Questioner
 from radixserve.demo.corpus.setting import Setting
 from radixserve.demo.corpus.wording import WHO_FOR_PERSONS, Wording
-from radixserve.demo.corpus.words import cities, first_names, people, surnames, things, titles
+from radixserve.demo.corpus.words import (
+    HELD_OUT,
+    cities,
+    first_names,
+    people,
+    surnames,
+    things,
+    titles,
+)
 
-GOLDEN = "b165a93dd52fac6242032098b3d11035eb52423e284a983ba61e42b7c7da7823"
+GOLDEN = "a866806be4902474c2d0b7d87e3883d5098dec33fc303a4cb97b3c9177315b94"
 """SHA-256 of some dialogues: the shipped model's corpus. Changes with every change of the text."""
 
 SIZES = (450, 900, 1800, 3600, 6000)
@@ -145,6 +155,32 @@ def test_held_out_words_are_never_trained_on(name: str) -> None:
     assert not set(pool.train) & set(pool.held_out)
     share = len(pool.held_out) / (len(pool.train) + len(pool.held_out))
     assert 0.1 < share < 0.25
+
+
+def test_coined_words_are_new_and_only_trainings() -> None:
+    """A front and a back of the list, of many spellings; held out is what is held out anywhere."""
+    chance = Chance(random.Random(0))
+    drawn = {first_names.FEMALE.coined(chance) for _ in range(5000)}
+    assert len(drawn) > 2000
+    for word in drawn:
+        assert 3 <= len(word) <= LONGEST_COINED
+        assert any(word.startswith(front[:2]) for front in first_names.FEMALE.train), word
+    assert drawn & HELD_OUT
+    training, measuring = (
+        Setting(Chance(random.Random(1)), held_out=held_out) for held_out in (False, True)
+    )
+    words = [training.word(first_names.FEMALE) for _ in range(5000)]
+    assert 0.3 < sum(word not in first_names.FEMALE.train for word in words) / len(words) < 0.45
+    assert HELD_OUT.isdisjoint(words)
+    assert {measuring.word(cities.KNOWN) for _ in range(1000)} == set(cities.KNOWN.held_out)
+
+
+def test_every_list_of_words_is_refused_to_coined_ones() -> None:
+    names = [module.name for module in pkgutil.iter_modules(words.__path__)]
+    modules = [importlib.import_module(f"{words.__name__}.{name}") for name in names]
+    held_out = {word for pool in vars_of(*modules) for word in pool.held_out}
+    assert held_out == HELD_OUT
+    assert len(held_out) > 300
 
 
 def test_training_shows_no_held_out_name() -> None:

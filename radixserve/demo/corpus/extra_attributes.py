@@ -33,7 +33,7 @@ _PAIRS = combinations(" ".join(f"{owner}_" for owner in _OWNERS.split()), " ".jo
 
 def draw_attribute(setting: Setting) -> Attribute:
     """An attribute that the setting's split may use."""
-    return _attribute(setting.word(_PAIRS))
+    return _attribute(setting.chance.pick(_PAIRS.words(setting.held_out)))
 
 
 @cache

@@ -61,8 +61,8 @@ OTHER_FRAMES = phrases(
     The same for {o}, please. | Same question for {o}. | Now {o}. | And with {o}? | Also for {o}?
     What is it for {o}? | And {o}, please? | And how about {o}? | Now for {o}, please.
     I meant {o}. | No, I meant {o}. | Sorry, I meant {o}. | No, {o}. | Can you do the same for {o}?
-    ~And the same for {o}? | ~Now the same for {o}, please. | ~What is it with {o}?
-    ~And now {o}, please.
+    ~Give me the same for {o}. | ~Tell me the same for {o}. | ~What is it with {o}?
+    ~Could you do the same for {o}?
     """
 )
 """The question of the turn before, about another subject."""

@@ -2,12 +2,22 @@
 
 Every sixth word of a list is held out, and so is every number that leaves 3 when divided by 7. A
 held-out split draws from its own halves only, so each of its names and values is new to the model.
+
+Training also coins words: the front of one word and the back of another. Lists are short; a model
+that has seen every word of them a thousand times spells what it has begun from memory, and a new
+name wrongly. What is coined can only be copied.
 """
 
 from dataclasses import dataclass
 
+from radixserve.demo.corpus.chance import Chance
+
 HELD_OUT_EVERY = 6
 HELD_OUT_MODULUS, HELD_OUT_REST = 7, 3
+
+
+LONGEST_COINED = 14
+"""Letters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +30,18 @@ class Pool:
     def words(self, held_out: bool) -> tuple[str, ...]:
         """The part that a split may use."""
         return self.held_out if held_out else self.train
+
+    def coined(self, chance: Chance) -> str:
+        """A word spliced from two of the training's, "Bruna" of "Bruno" and "Anna", or one of them.
+
+        It may be a held-out word of any list: to refuse it is the caller's. *Mutates* the stream.
+        """
+        front, back = chance.pick(self.train), chance.pick(self.train)
+        start = front[: chance.between(2, max(2, len(front) - 1))]
+        end = back[chance.between(1, max(1, len(back) - 2)) :]
+        # No space and no hyphen at the joint.
+        is_joined = (start[-1:] + end[:1]).isalpha()
+        return start + end if is_joined and len(start + end) <= LONGEST_COINED else front
 
 
 def word_list(words: str) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from radixserve.demo.corpus.chance import Chance
 from radixserve.demo.corpus.pool import Pool, is_held_out
+from radixserve.demo.corpus.words import HELD_OUT
 
 PRICE_STYLES = (
     "{} euros",
@@ -21,6 +22,8 @@ PRICE_STYLES = (
     "€{}",
     "£{}",
 )
+COINED_SHARE = 0.4
+"""So many of the words that training shows are in no list."""
 TRIES = 40
 """After this many draws in vain a value may repeat: short lists run out in long tables."""
 
@@ -38,7 +41,11 @@ class Setting:
         self._subjects: set[str] = set()
 
     def word(self, pool: Pool) -> str:
-        """A word of the pool's part that this split may use; it may come again."""
+        """A word of the pool's part that this split may use, or a coined one; it may come again."""
+        if not self.held_out and self.chance.hits(COINED_SHARE):
+            word = pool.coined(self.chance)
+            if HELD_OUT.isdisjoint((word, *word.split())):
+                return word
         return self.chance.pick(pool.words(self.held_out))
 
     def fresh(self, make: Callable[[], str]) -> str:
