@@ -42,7 +42,7 @@ from radixserve.engine.interface import (
 from radixserve.types import EngineStats
 from radixserve_frontend.caller import Caller, caller_of
 from radixserve_frontend.config import ServerConfig
-from radixserve_frontend.http_errors import HttpError, json_response
+from radixserve_frontend.http_errors import RETRY_AFTER_S, HttpError, json_response
 from radixserve_frontend.json_text import encode_json
 from radixserve_frontend.lifecycle import Lifecycle
 from radixserve_frontend.sse import EventStream, named_frame
@@ -51,6 +51,8 @@ MAX_WATCHERS: Final = 64
 """Each keeps some hundred bytes of memory a node busy."""
 MAX_TENANT_WATCHERS: Final = 16
 """So that no tenant keeps all others from watching."""
+NUM_KEPT: Final = 8
+"""Of all, for administrators: tenants together do not keep them from watching either."""
 
 NUM_BEFORE: Final = 40
 NUM_FIRST: Final = 2000
@@ -148,15 +150,19 @@ class CacheTreeEndpoint:
         return b"".join(map(token_bytes, token_ids)).decode("utf-8", "replace")
 
     def _check_room(self, caller: Caller) -> None:
-        num_own = self._num_by_tenant[caller.tenant]
-        may_more = caller.is_admin or num_own < MAX_TENANT_WATCHERS
-        if may_more and len(self._streams) < MAX_WATCHERS:
+        most, most_own = MAX_WATCHERS, MAX_WATCHERS
+        if not caller.is_admin:
+            most, most_own = MAX_WATCHERS - NUM_KEPT, MAX_TENANT_WATCHERS
+        if len(self._streams) < most and self._num_by_tenant[caller.tenant] < most_own:
             return
+        limit = f"at most {most} may"
+        if not caller.is_admin:
+            limit += f", and {most_own} of one tenant"
         raise HttpError(
             429,
-            f"too many connections watch the tree already; at most {MAX_WATCHERS} may, and "
-            f"{MAX_TENANT_WATCHERS} of one tenant",
+            f"too many connections watch the tree already; {limit}; close one",
             code="too_many_watchers",
+            headers={"Retry-After": str(RETRY_AFTER_S)},
         )
 
     @contextmanager

@@ -222,6 +222,11 @@ async def test_with_keys_each_tenant_has_a_tree_and_streams_of_its_own(
                 assert error_of(found, 404)["code"] == "stream_not_found"
             refused = await client.get(PATH, headers=headers["a"])
             assert error_of(refused, 429)["code"] == "too_many_watchers"
+            # All tenants together leave some room to administrators.
+            monkeypatch.setattr(cache_tree, "MAX_WATCHERS", 1 + cache_tree.NUM_KEPT)
+            refused = await client.get(PATH, headers=headers["b"])
+            assert error_of(refused, 429)["code"] == "too_many_watchers"
+            assert int(refused.headers["Retry-After"]) > 0
             async with client.stream("GET", PATH, headers=headers["operator"]) as other:
                 events_of_other = events_of(other)
                 _, _, hello = await anext(events_of_other)

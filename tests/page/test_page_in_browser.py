@@ -9,6 +9,23 @@ import pytest
 from tests.frontend.test_real_server import Serving, running_server
 from tests.page.page_user import DESKTOP, PHONE, PageUser, answer_events, using
 
+SWAP_A_VERSION = """(async () => {
+  const { talk } = await import("/page/chat/workspace.js");
+  const turns = await import("/page/chat/turns.js");
+  const answers = [...talk.value.turns.values()].filter(({ role }) => role === "assistant");
+  const { conversation, parent } = answers[2];
+  const kept = answers[2].id;
+  let state = turns.removeTurn(talk.value, answers[1].id);
+  const figures = { ttft: null, rate: null, promptTokens: null, answerTokens: null };
+  const other = { role: "assistant", text: "Another.", status: "done", ...figures };
+  [state] = turns.addTurn(state, conversation, parent, other);
+  // Numbers grow: the new version would be the last, were the one that is shown not put behind it.
+  const last = state.turns.get(kept);
+  state.turns.delete(kept);
+  state.turns.set(kept, last);
+  talk.set(turns.showVersion(state, kept));
+})()"""
+
 HOSTILE = '<img src=x onerror="window.hit=1"><script>window.hit=1</script><b>bold</b>\'"&amp;'
 
 
@@ -291,6 +308,23 @@ def test_the_models_are_asked_for_again(user: PageUser) -> None:
     user.page.locator("#model-name", has_text="demo").wait_for()
     assert not user.page.locator("#notice").is_visible()
     user.complaints = [each for each in user.complaints if "503" not in each]
+
+
+def test_versions_are_those_that_are_left(user: PageUser) -> None:
+    """One of three removed and another made within one frame: the arrow led to the removed one."""
+    user.page.route(
+        "**/v1/chat/completions",
+        lambda route: route.fulfill(content_type="text/event-stream", body=answer_events("Yes.")),
+    )
+    user.ask("A", "Say something.")
+    for count in (2, 3):
+        user.answer("A").get_by_label("Answer again").click()
+        user.column("A").locator(".versions", has_text=f"{count} / {count}").wait_for()
+    user.model(SWAP_A_VERSION)
+    shown = user.column("A").locator(".message-assistant .versions", has_text="3 / 3")
+    shown.wait_for()
+    shown.get_by_label("Version before").click()
+    user.column("A").locator(".versions", has_text="2 / 3").wait_for()
 
 
 def test_the_focus_stays_where_keys_change_what_is_shown(browser: Any, server: Serving) -> None:

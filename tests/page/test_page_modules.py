@@ -226,6 +226,47 @@ TEXTS_AFTER_FAILURES = """async (status) => {
   return [first, (await texts.read(1, 10))?.text ?? null];
 }"""
 
+STORAGE_THAT_IS_FORBIDDEN = """async () => {
+  const { session } = await import("/page/base/storage.js");
+  session.set("name", "text");
+  const kept = session.get("name");
+  session.remove("name");
+  const gone = session.get("name");
+  const own = Object.getOwnPropertyDescriptor(Window.prototype, "sessionStorage") ??
+    Object.getOwnPropertyDescriptor(window, "sessionStorage");
+  const get = () => { throw new DOMException("no", "SecurityError"); };
+  Object.defineProperty(window, "sessionStorage", { configurable: true, get });
+  try {
+    session.set("name", "text");
+    session.remove("name");
+    return [kept, gone, session.get("name")];
+  } finally {
+    Object.defineProperty(window, "sessionStorage", own);
+  }
+}"""
+
+FEED_THAT_IS_REFUSED = """async (retryAfter) => {
+  const { Feed } = await import("/page/cache/feed.js");
+  const { fetch, setTimeout } = window;
+  const waits = [];
+  const headers = retryAfter === null ? {} : { "Retry-After": retryAfter };
+  const error = { message: "too many" };
+  window.fetch = async () => Response.json({ error }, { status: 429, headers });
+  window.setTimeout = (work, ms) => {
+    waits.push(ms);
+    // At most four: then the page is left waiting.
+    return waits.length < 4 ? setTimeout(work, 0) : 0;
+  };
+  try {
+    const feed = new Feed({});
+    feed.open();
+    while (waits.length < 4) await new Promise((resolve) => setTimeout(resolve, 1));
+    return [feed.state.value.error, waits];
+  } finally {
+    Object.assign(window, { fetch, setTimeout });
+  }
+}"""
+
 
 @pytest.fixture(scope="module")
 def blank(browser: Any) -> Iterator[Any]:
@@ -297,3 +338,22 @@ def test_a_text_that_could_not_be_had_just_then_is_asked_for_again(
     blank: Any, status: int, text: str | None
 ) -> None:
     assert blank.evaluate(TEXTS_AFTER_FAILURES, status) == [None, text]
+
+
+def test_a_browser_that_keeps_nothing_is_no_error(blank: Any) -> None:
+    assert blank.evaluate(STORAGE_THAT_IS_FORBIDDEN) == ["text", None, None]
+
+
+@pytest.mark.parametrize(
+    ("retry_after", "waits_s"),
+    [
+        (None, [1, 2, 4, 8]),
+        ("3", [3, 3, 4, 8]),
+        ("Sun, 06 Nov 1994 08:49:37 GMT", [1, 2, 4, 8]),
+    ],
+)
+def test_a_refused_feed_comes_back_when_it_was_told_to(
+    blank: Any, retry_after: str | None, waits_s: list[int]
+) -> None:
+    waits_ms = [1000 * wait_s for wait_s in waits_s]
+    assert blank.evaluate(FEED_THAT_IS_REFUSED, retry_after) == ["too many", waits_ms]

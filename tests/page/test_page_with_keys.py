@@ -60,13 +60,17 @@ def test_keys_are_asked_for_kept_in_the_session_and_forgotten(
         other.open()
         other.page.locator("#key-dialog").wait_for()
         other.page.close()
-        # Without the key nothing is left of what it showed.
+        # Without the key nothing is left of what it showed, nor of what was said with it.
+        user.ask("A", "Forget me, too.")
+        user.answer("A")
         user.see_whole_tree()
         assert user.model("app.cache.picture.tree.size") >= 1
-        user.page.locator("#key-button").click()
+        with user.page.expect_navigation():
+            user.page.locator("#key-button").click()
         dialog.wait_for()
         assert user.page.evaluate("sessionStorage.length") == 0
         assert user.model("app.cache.picture.tree.size") == 0
+        assert user.page.locator(".message").count() == 0
         # The browser's own lines about refusals.
         user.complaints = [each for each in user.complaints if "401" not in each]
 

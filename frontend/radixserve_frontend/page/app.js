@@ -89,7 +89,11 @@ async function loadModels() {
   } catch (error) {
     // A missing key is asked for; there is nothing more to say about it.
     notice.hidden = error.status === 401;
-    if (error.status !== 401) modelsTimer = setTimeout(loadModels, MODELS_AGAIN_MS);
+    if (error.status !== 401) {
+      // What is no ApiError (an answer that is not JSON, say) knows no time.
+      const wait = Math.max(MODELS_AGAIN_MS, 1000 * (error.retryAfterS ?? 0));
+      modelsTimer = setTimeout(loadModels, wait);
+    }
     setText(notice, `The models are not known: ${error.message}`);
   }
 }

@@ -7,13 +7,20 @@
 import { keyStore, refuseKey } from "./key.js";
 import { eventsOf } from "./sse.js";
 
-/** What went wrong, in words that can be shown. `status` is 0 where there was no answer at all. */
+/** A proxy may ask for an hour; a server that is back is to be found sooner. */
+const MAX_RETRY_AFTER_S = 60;
+
+/**
+ * What went wrong, in words that can be shown. `status` is 0 where there was no answer at all;
+ * `retryAfterS` is how long the server wants to be left alone, 0 if it did not say.
+ */
 export class ApiError extends Error {
-  constructor(message, { status = 0, code = null } = {}) {
+  constructor(message, { status = 0, code = null, retryAfterS = 0 } = {}) {
     super(message);
     this.name = "ApiError";
     this.status = status;
     this.code = code;
+    this.retryAfterS = retryAfterS;
   }
 }
 
@@ -82,15 +89,18 @@ async function send(path, { headers = {}, ...options }) {
 /** Errors come in OpenAI's shape; a proxy's may come in any. */
 async function errorOf(response) {
   const { status } = response;
+  // A date, which proxies may give instead, is no number: then the page's own pace has to do.
+  const asked = Number(response.headers.get("Retry-After")) || 0;
+  const retryAfterS = Math.min(asked, MAX_RETRY_AFTER_S);
   try {
     const { error } = await response.json();
     if (typeof error?.message === "string") {
-      return new ApiError(error.message, { status, code: error.code ?? null });
+      return new ApiError(error.message, { status, code: error.code ?? null, retryAfterS });
     }
   } catch {
     // Not JSON: the status has to say it.
   }
-  return new ApiError(`the server answered ${status} ${response.statusText}`.trim(), { status });
+  return new ApiError(`the server answered ${status} ${response.statusText}`.trim(), { status, retryAfterS });
 }
 
 function lostConnection() {

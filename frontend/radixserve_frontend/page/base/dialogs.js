@@ -31,7 +31,7 @@ export function prepareHelp() {
   return open;
 }
 
-/** Asks for a key whenever the server wants one. `onKey` is called when there is a new one, or none any more. */
+/** Asks for a key whenever the server wants one. `onKey` is called when there is a new one. */
 export function prepareKeys(onKey) {
   const dialog = byId("key-dialog");
   const field = byId("key-field");
@@ -49,10 +49,7 @@ export function prepareKeys(onKey) {
   byId("key-later").addEventListener("click", () => dialog.close());
   button.addEventListener("click", () => {
     if (keyStore.value.key === null) dialog.showModal();
-    else {
-      forgetKey();
-      onKey();
-    }
+    else forgetKey();
   });
   keyStore.subscribe(({ key, isWanted, wasRefused }) => {
     button.hidden = key === null && !isWanted;

@@ -3,13 +3,14 @@
  * only thing that outlives the session.
  */
 
+import { local } from "./storage.js";
 import { Store } from "./store.js";
 
 const NAME = "radixserve.theme";
 const ORDER = ["system", "light", "dark"];
 const systemIsDark = matchMedia("(prefers-color-scheme: dark)");
 
-const remembered = localStorage.getItem(NAME);
+const remembered = local.get(NAME);
 const choice = new Store(ORDER.includes(remembered) ? remembered : "system");
 
 /** What is shown, {choice, isDark}: canvases read their colours anew when it changes. */
@@ -21,7 +22,7 @@ systemIsDark.addEventListener("change", apply);
 /** The next of system, light and dark. */
 export function switchTheme() {
   const next = ORDER[(ORDER.indexOf(choice.value) + 1) % ORDER.length];
-  localStorage.setItem(NAME, next);
+  local.set(NAME, next);
   choice.set(next);
 }
 

@@ -59,6 +59,7 @@ export class Feed {
     while (!control.signal.aborted) {
       this.state.patch({ phase: "connecting" });
       let error = "the server ended the stream";
+      let leastWait = 0;
       try {
         for await (const { event, data } of getEvents("cache/tree", control.signal)) {
           if (control.signal.aborted) return;
@@ -68,6 +69,7 @@ export class Feed {
       } catch (failure) {
         if (isAbort(failure) || control.signal.aborted) return;
         error = failure.message;
+        leastWait = failure.retryAfterS ?? 0;
         if (failure.status === 401 || failure.status === 404) {
           this.state.set({ phase: "missing", error, hello: null });
           if (this.#control === control) this.#control = null;
@@ -75,7 +77,7 @@ export class Feed {
         }
       }
       this.state.set({ phase: "waiting", error, hello: null });
-      await pause(wait, control.signal);
+      await pause(Math.max(wait, leastWait), control.signal);
       wait = Math.min(2 * wait, LAST_RETRY_S);
     }
   }

@@ -4,7 +4,7 @@ import { byId, fill, h, icon } from "../base/dom.js";
 import { say, stop } from "./answering.js";
 import { DOCUMENTS } from "./documents.js";
 import { Message } from "./message.js";
-import { pathTo, removeConversation, removeTurn } from "./turns.js";
+import { pathTo, removeConversation, removeTurn, versionsIn } from "./turns.js";
 import { context, front, talk } from "./workspace.js";
 
 /** Closer than this to the end, in pixels, the reader follows what comes. */
@@ -63,7 +63,8 @@ export class Column {
     const shown = path.map((turn) => this.#messageOf(turn));
     const elements = path.length === 0 ? [this.#empty] : shown.map((message) => message.element);
     if (!isSame(this.#log.children, elements)) this.#replace(elements);
-    shown.forEach((message, index) => message.update(state, path[index]));
+    const versionsOf = versionsIn(state);
+    shown.forEach((message, index) => message.update(path[index], versionsOf(path[index])));
     for (const id of this.#messages.keys()) if (!state.turns.has(id)) this.#messages.delete(id);
     this.#close.hidden = state.conversations.length === 1;
     this.#showButton(path.at(-1)?.status === "streaming");

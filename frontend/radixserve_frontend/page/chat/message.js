@@ -4,7 +4,7 @@ import { sourceBar, sourcesOf } from "../base/bar.js";
 import { fill, h, icon, setText } from "../base/dom.js";
 import { counted, duration, rate } from "../base/format.js";
 import { regenerate, retry, say } from "./answering.js";
-import { removeTurn, showVersion, siblingsOf } from "./turns.js";
+import { removeTurn, showVersion } from "./turns.js";
 import { talk } from "./workspace.js";
 
 const NOTES = {
@@ -12,7 +12,7 @@ const NOTES = {
   cut: "Cut at the limit of tokens in Settings.",
 };
 
-/** The element of a turn. `update(state, turn)` shows how it is now. */
+/** The element of a turn. `update(turn, versions)` shows how it is now, and which it is of how many. */
 export class Message {
   #turn;
   #shown = null;
@@ -48,8 +48,8 @@ export class Message {
     );
   }
 
-  update(state, turn) {
-    this.#showVersions(state, turn);
+  update(turn, versions) {
+    this.#showVersions(turn, versions);
     if (turn === this.#shown) return;
     this.#turn = this.#shown = turn;
     if (turn.role === "assistant") this.element.dataset.status = turn.status;
@@ -102,10 +102,9 @@ export class Message {
     editor.focus();
   }
 
-  #showVersions(state, turn) {
-    const versions = siblingsOf(state, turn);
+  #showVersions(turn, versions) {
     const place = versions.findIndex((each) => each.id === turn.id);
-    const key = `${place + 1} / ${versions.length}`;
+    const key = [turn.id, ...versions.map((each) => each.id)].join();
     this.#versions.hidden = versions.length < 2;
     if (this.#versions.dataset.key === key) return;
     this.#versions.dataset.key = key;
@@ -113,7 +112,7 @@ export class Message {
     fill(
       this.#versions,
       action("left", "Version before", place > 0 ? to(place - 1) : null),
-      h("span", { class: "version" }, key),
+      h("span", { class: "version" }, `${place + 1} / ${versions.length}`),
       action("right", "Version after", place < versions.length - 1 ? to(place + 1) : null),
     );
   }

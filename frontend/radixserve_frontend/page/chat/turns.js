@@ -71,15 +71,20 @@ export function removeTurn(state, id) {
   for (const turn of state.turns.values()) if (gone.has(turn.parent)) gone.add(turn.id);
   const turns = new Map([...state.turns].filter(([each]) => !gone.has(each)));
   const next = { ...state, turns };
-  const sibling = siblingsOf(next, removed).at(-1);
+  const sibling = versionsIn(next)(removed).at(-1);
   return lead(next, removed.conversation, sibling ? newestLeaf(next, sibling.id) : removed.parent);
 }
 
-/** The versions of a turn, itself among them, oldest first. */
-export function siblingsOf(state, { parent, conversation, role }) {
-  return [...state.turns.values()].filter(
-    (each) => each.parent === parent && each.conversation === conversation && each.role === role,
-  );
+/** A function from a turn to its versions, itself among them, oldest first. */
+export function versionsIn(state) {
+  const keyOf = ({ parent, conversation, role }) => `${parent} ${conversation} ${role}`;
+  const versions = new Map();
+  for (const turn of state.turns.values()) {
+    const key = keyOf(turn);
+    if (!versions.has(key)) versions.set(key, []);
+    versions.get(key).push(turn);
+  }
+  return (turn) => versions.get(keyOf(turn)) ?? [];
 }
 
 /** The conversation shows this version of a turn, and what was last said behind it. */
