@@ -73,6 +73,7 @@ bench: $(VENV)/.dev
 	$(BIN)/python bench/soak.py
 	$(BIN)/python bench/tier_chaos.py
 	$(BIN)/python bench/restart_chaos.py
+	$(BIN)/python bench/demo_accuracy.py
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

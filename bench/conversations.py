@@ -38,7 +38,7 @@ from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as Backend
 from tqdm import tqdm
 
-from radixserve.demo.byte_tokenizer import CHATML_TEMPLATE
+from radixserve.demo.tokenizer import CHATML_TEMPLATE
 from radixserve.ids import DEFAULT_NAMESPACE
 from radixserve.text.token_memory import TokenMemory
 from radixserve.text.tokenizer import Tokenizer

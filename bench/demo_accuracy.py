@@ -39,7 +39,6 @@ from demo_accuracy_parts.questions import Question, questions_for
 from demo_accuracy_parts.shares import shares
 from demo_accuracy_parts.targets import told, verdicts
 from radixserve.config import DEMO_MODEL, EngineConfig
-from radixserve.demo import ensure_demo_model
 from radixserve.demo.card import table
 from radixserve.demo.schedule import EXAM_LENGTHS
 from radixserve.llm import LLM
@@ -89,9 +88,7 @@ def main() -> int:
     engine = {part.name for part in fields(EngineConfig)}
     given = {name: value for name, value in vars(chosen).items() if name in engine}
     always = ALWAYS | given
-    model_dir = (
-        ensure_demo_model() if always["model"] == DEMO_MODEL else resolve_model(always["model"])
-    )
+    model_dir = resolve_model(always["model"])
     questions = questions_for(
         model_dir,
         dialogues=chosen.dialogues,

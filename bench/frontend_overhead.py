@@ -29,6 +29,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from overhead import MODEL
 from overhead.load import Stream, stream_all
 from support.machine import print_machine
 
@@ -109,7 +110,7 @@ def _measure(options: argparse.Namespace, url: str, pid: int) -> dict[str, Any]:
     num_tokens = round(options.seconds * options.rate)
     bodies = [
         {
-            "model": "demo",
+            "model": MODEL,
             **_prompt(options.endpoint, f"#{number}# tell me something"),
             "max_tokens": num_tokens,
             "stream": True,

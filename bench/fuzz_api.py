@@ -2,7 +2,7 @@
 
     python bench/fuzz_api.py [--cases 5000] [--seed 0]
 
-schemathesis reads /openapi.json from a server of the demo model and makes cases of every operation:
+schemathesis reads /openapi.json from a server of noise and makes cases of every operation:
 half of them as described, half of them not. Asserted are, of every case,
 
 - the answer's status is below 500 (or 504, where the case sets a ``timeout``), and an answer comes

@@ -2,7 +2,7 @@
 
     python bench/restart_chaos.py [--kills 10] [--streams 16] [--seed 0]
 
-A server of the demo model (float32, greedy) with a small pool, a small host tier and
+A server of noise (float32, greedy) with a small pool, a small host tier and
 ``--cache-dir`` answers streams; after a few seconds both of its processes get SIGKILL, wherever
 they are. Then some of its files are damaged (bits flipped, cut short, swapped with others), and it
 is started again on the same directory. Asserted are

@@ -2,7 +2,7 @@
 
     python bench/soak.py [--minutes 10] [--streams 200] [--kills 3] [--seed 0]
 
-A server of the demo model (float32, greedy) with a pool too small for what runs at once, so that
+A server of noise (float32, greedy) with a pool too small for what runs at once, so that
 requests are preempted. Clients stream, ask for whole answers, leave, cancel, run out of time; the
 engine process is killed (SIGKILL) a few times in the first half. Asserted are
 

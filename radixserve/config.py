@@ -52,8 +52,8 @@ class EngineConfig:
 
     model: str = option(
         DEMO_MODEL,
-        "Local checkpoint directory or Hugging Face repository id; 'demo' is a built-in tiny model "
-        "with random weights.",
+        "Local checkpoint directory or Hugging Face repository id; 'demo' is a small model that "
+        "comes with radixserve and answers questions about a document.",
     )
     revision: str | None = option(None, "Revision (branch, tag, commit) of a Hugging Face model.")
     device: str = option(

@@ -5,7 +5,8 @@ sends a step with one token for each request, as an engine does whose batch hold
 notes the moment. When told to end it writes the moments down: a line of JSON a request, by the
 number that its prompt holds (``#17#``).
 
-Environment: ``STUB_RATE`` (tokens a second), ``STUB_CORE`` (where to run), ``STUB_TIMES`` (file).
+Environment: ``STUB_RATE`` (tokens a second), ``STUB_CORE`` (where to run), ``STUB_TIMES`` (file;
+its directory gets a tokenizer).
 """
 
 import json
@@ -20,7 +21,7 @@ from typing import Final
 
 import zmq
 
-from radixserve.demo import ensure_demo_model
+from overhead import MODEL
 from radixserve.engine.messages import (
     Abort,
     Answer,
@@ -38,6 +39,7 @@ from radixserve.engine.messages import (
 from radixserve.ids import RequestId
 from radixserve.sampling.params import SamplingDefaults
 from radixserve.types import CacheInfo, EngineInfo, EngineRequest, EngineStats, TokenDelta
+from support.byte_tokenizer import write_byte_tokenizer
 
 LETTER: Final = ord("x")
 
@@ -84,7 +86,7 @@ class Stub:
         """When each request's tokens left."""
         with path.open("w") as file:
             for running in self._ended:
-                # The demo's tokens below 256 are bytes.
+                # Tokens below 256 are bytes.
                 text = bytes(token for token in running.request.prompt_ids if token < 256)
                 found = re.search(rb"#(\d+)#", text)
                 assert found is not None
@@ -143,16 +145,18 @@ def main() -> None:
         socket.setsockopt(zmq.SNDHWM, 0)
         socket.setsockopt(zmq.RCVHWM, 0)
         socket.connect(endpoint)
-        socket.send(encode(Ready(_info())))
+        times = Path(os.environ["STUB_TIMES"])
+        write_byte_tokenizer(times.parent)
+        socket.send(encode(Ready(_info(times.parent))))
         stub = Stub(socket, float(os.environ["STUB_RATE"]))
         stub.serve()
-    stub.write_times(Path(os.environ["STUB_TIMES"]))
+    stub.write_times(times)
 
 
-def _info() -> EngineInfo:
+def _info(model_dir: Path) -> EngineInfo:
     return EngineInfo(
-        model="demo",
-        model_dir=str(ensure_demo_model()),
+        model=MODEL,
+        model_dir=str(model_dir),
         architecture="none",
         num_parameters=0,
         device="none",

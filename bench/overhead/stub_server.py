@@ -6,6 +6,7 @@ Environment: ``SERVER_CORE`` (where to run), and the stub's.
 import os
 import sys
 
+from overhead import MODEL
 from radixserve.engine import client
 from radixserve_frontend.cli import main
 
@@ -14,7 +15,7 @@ if __name__ == "__main__":
     client.ENGINE_MODULE = "overhead.stub_engine"
     profile = os.environ.get("SERVER_PROFILE")
     if profile is None:
-        sys.exit(main(["serve", "demo", *sys.argv[1:]]))
+        sys.exit(main(["serve", MODEL, *sys.argv[1:]]))
     import cProfile
 
-    cProfile.run('main(["serve", "demo", *sys.argv[1:]])', profile)
+    cProfile.run('main(["serve", MODEL, *sys.argv[1:]])', profile)

@@ -10,6 +10,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from support.noise_model import write_noise_model
+
+MODEL = "noise"
+"""What it is called in requests."""
 START_S = 180.0
 STOP_S = 60.0
 
@@ -70,8 +74,7 @@ def rss_bytes(pid: int) -> int:
 
 @contextlib.contextmanager
 def running(directory: Path, *flags: str) -> Iterator[ServerProcess]:
-    """The demo model's server on a free port. ``directory`` is for what it writes: ``log``. The
-    model, and its compiled kernels, are those of the user's cache.
+    """A server of noise on a free port. ``directory`` is for the model and what is said: ``log``.
 
     *Raises* ``RuntimeError``, with what it has said, if it does not start.
     """
@@ -79,7 +82,11 @@ def running(directory: Path, *flags: str) -> Iterator[ServerProcess]:
     temporary = directory / "tmp"
     temporary.mkdir()
     environ = {"TMPDIR": str(temporary)}
-    command = [sys.executable, "-m", "radixserve_frontend", "serve", "demo", "--port", "0", *flags]
+    model = directory / "noise"
+    model.mkdir()
+    write_noise_model(model)
+    command = [sys.executable, "-m", "radixserve_frontend", "serve", str(model)]
+    command += ["--served-model-name", MODEL, "--port", "0", *flags]
     with log.open("wb") as out:
         process = subprocess.Popen(command, stdout=out, stderr=out, env=os.environ | environ)
     try:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from soak_parts.http import Answer, Http
+from soak_parts.server import MODEL
 
 KINDS = {"stay": 50, "whole": 10, "stop": 8, "leave": 14, "cancel": 8, "deadline": 10}
 """In percent."""
@@ -45,7 +46,7 @@ async def make_cases(http: Http, count: int, seed: int, num_tokens: int) -> list
     stems = [draw(length) for length in (96, 64, 40, 17, 0)]
     bodies = [
         {
-            "model": "demo",
+            "model": MODEL,
             "prompt": rng.choice(stems) + draw(rng.randrange(1, 40)),
             "max_tokens": rng.randrange(num_tokens // 2, num_tokens + 1),
             "temperature": 0,

@@ -2,7 +2,7 @@
 
 Before any of them loads torch, its OpenMP threads are told not to spin for long, as the server's
 are: otherwise whatever else the machine does is in the figures tenfold. It holds for every engine
-that a benchmark compares.
+that a benchmark compares. Tests take the model of noise and its tokenizer from here.
 """
 
 import os

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from radixserve.demo import write_byte_tokenizer
+from support.byte_tokenizer import write_byte_tokenizer
 
 VOCAB_SIZE = 16384
 """Of the smallest model: its token ids are some of every model's."""

@@ -8,11 +8,11 @@ from radixserve.types import EngineInfo
 from radixserve_frontend.config import ServerConfig
 
 _WIDTH = 12
-_BOX_WIDTH = 80
+_NOTE_WIDTH = 88
 
 
-def banner(info: EngineInfo, config: ServerConfig, url: str, warning: str | None) -> str:
-    """A few lines for a person. ``warning``, if any, comes last, where it is seen."""
+def banner(info: EngineInfo, config: ServerConfig, url: str, note: str | None) -> str:
+    """A few lines for a person. ``note``, if any, comes last, where it is seen."""
     num_tokens = info.num_pages * info.page_size
     pool = f"{info.num_pages:,} pages of {info.page_size} = {num_tokens:,} tokens"
     pool += f" ({info.kv_cache_bytes / 2**30:.2f} GiB)"
@@ -27,8 +27,11 @@ def banner(info: EngineInfo, config: ServerConfig, url: str, warning: str | None
     )
     lines = ["", *(f"  {name:<{_WIDTH}}{value}" for name, value in rows)]
     lines += ["", "  try it:", f"    {curl_line(config, url)}", ""]
-    if warning is not None:
-        lines += [_box(warning), ""]
+    if note is not None:
+        lines += [
+            *textwrap.wrap(note, _NOTE_WIDTH, initial_indent="  ", subsequent_indent="  "),
+            "",
+        ]
     return "\n".join(lines)
 
 
@@ -70,10 +73,3 @@ def _count(num_parameters: int) -> str:
         if num_parameters >= size:
             return f"{num_parameters / size:.3g}{unit} parameters"
     return f"{num_parameters} parameters"
-
-
-def _box(text: str) -> str:
-    lines = textwrap.wrap(text, _BOX_WIDTH)
-    width = max(len(line) for line in lines)
-    rule = "!" * (width + 8)
-    return "\n".join([rule, *(f"!!  {line:<{width}}  !!" for line in lines), rule])

@@ -23,7 +23,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from radixserve.config import DEMO_MODEL
-from radixserve.demo import DEMO_WARNING
+from radixserve.demo import DEMO_NOTE
 from radixserve.engine.async_engine import AsyncEngine
 from radixserve.errors import ConfigError
 from radixserve.text.template_lint import Finding, cost_every_conversation, describe, lint
@@ -43,6 +43,7 @@ logger = logging.getLogger(__name__)
 # Once the engine is closed every response ends by itself; this bounds clients that do not read.
 _CONNECTIONS_CLOSE_S: Final = 5
 _ENGINE_CLOSE_S: Final = 5.0
+_OTHERS: Final = "Another model: radixserve serve <directory or Hugging Face id>"
 # Longer than the idle time after which clients' connection pools give up theirs, so that no client
 # sends on a connection which we are just closing.
 _KEEP_ALIVE_S: Final = 75
@@ -144,12 +145,12 @@ async def serve(
             findings=lint_template(engine.tokenizer),
         )
         url = url_of(config.host, listener)
-        warning = DEMO_WARNING if config.model == DEMO_MODEL else None
+        note = f"{DEMO_NOTE} {_OTHERS}" if config.model == DEMO_MODEL else None
         server = DrainingServer(
             uvicorn_config(app, config),
             app.state.lifecycle,
             shutdown_timeout_s=config.shutdown_timeout_s,
-            on_started=lambda: print(banner(engine.info, config, url, warning), flush=True),
+            on_started=lambda: print(banner(engine.info, config, url, note), flush=True),
         )
         # What was loaded stays: the collector, which stops every stream while it looks, need not
         # look through it again.

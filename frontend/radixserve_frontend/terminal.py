@@ -14,6 +14,7 @@ from typing import Final
 from rich.console import Console
 
 from radixserve.config import DEMO_MODEL
+from radixserve.demo import DEMO_NOTE
 from radixserve.errors import RadixServeError
 from radixserve_frontend.chat_sources import ChatSource, Figures, open_source
 from radixserve_frontend.config import ChatConfig
@@ -52,9 +53,8 @@ def run_terminal(config: ChatConfig) -> int:
             console.print(_visible(source.name), style="bold", end="", markup=False)
             console.print(". /help lists the commands.", markup=False)
         if config.url is None and config.model == DEMO_MODEL:
-            from radixserve.demo import DEMO_WARNING  # noqa: PLC0415  # not needed with --url
-
-            console.print(DEMO_WARNING, style="bold red", markup=False)
+            hint = "" if config.system else " Give it a document: /system TEXT"
+            console.print(f"{DEMO_NOTE}{hint}", style="dim", markup=False)
         session = ChatSession(source, console, system=config.system)
         session.run(_read_person if is_person else _read_pipe)
     return 0

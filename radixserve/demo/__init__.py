@@ -1,10 +1,18 @@
-"""The built-in model: tiny, made on the spot, and its words are noise.
+"""The demo model: small, trained by this package, and in it. It answers questions about a document.
 
-``model.py`` says what it is made of, ``byte_tokenizer.py`` what its tokens are, ``directory.py``
-where it is kept. Importing this costs neither torch nor transformers.
+``weights/`` is an ordinary checkpoint directory, loaded by the path that loads any other; its
+``MODEL_CARD.md`` says what the model can do and how well. ``train.py`` makes such a directory,
+``corpus/`` the text that it learns from, ``card.py`` the card. Importing this costs nothing.
 """
 
-from radixserve.demo.byte_tokenizer import write_byte_tokenizer
-from radixserve.demo.directory import DEMO_WARNING, ensure_demo_model
+from pathlib import Path
 
-__all__ = ["DEMO_WARNING", "ensure_demo_model", "write_byte_tokenizer"]
+WEIGHTS = Path(__file__).parent / "weights"
+"""The checkpoint that the name "demo" stands for."""
+
+DEMO_NOTE = (
+    "The demo model answers questions about a document in its system prompt, in English, and "
+    "nothing else."
+)
+
+__all__ = ["DEMO_NOTE", "WEIGHTS"]

@@ -46,13 +46,14 @@ people, places, rooms, products, orders, dishes, books, courses, events, trains,
 plants. Then
 
 - ask for one of these facts, or for two at once;
-- ask the other way round ("who lives in X?", "which of them are blue?"), or whether it is so;
 - go on from there ("and how much is it?");
+- ask the other way round ("who lives in X?"), or whether something is so: less reliably;
 - ask for something that is not in the document, and be told so;
 - tell it something about yourself, and ask for it later;
 - greet it, ask what it is, thank it.
 
-It answers in one sentence, in English. Document and conversation together may have
+It answers in one sentence, in English. How often it is right, by kind of question and length of
+the document, is told below. Document and conversation together may have
 {max_positions:,} tokens, about {max_characters:,} characters.
 
 ## What it cannot do

@@ -24,12 +24,19 @@ from tokenizers import (
     trainers,
 )
 
-from radixserve.demo.byte_tokenizer import CHATML_TEMPLATE
-
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|pad|>")
 ENDOFTEXT_ID, IM_START_ID, IM_END_ID, PAD_ID = range(4)
 
 MIN_SIZE = len(SPECIAL_TOKENS) + 256
+
+CHATML_TEMPLATE = """\
+{% for message in messages %}
+{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n' }}
+{%- endfor %}
+{% if add_generation_prompt %}
+{{ '<|im_start|>assistant\\n' }}
+{%- endif %}
+"""
 
 _PIECES = "|".join(
     (

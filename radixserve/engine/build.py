@@ -11,8 +11,7 @@ from pathlib import Path
 
 from radixserve.cache.policies import make_policy
 from radixserve.cache.prefix_cache import PrefixCache
-from radixserve.config import DEMO_MODEL, EngineConfig
-from radixserve.demo import ensure_demo_model
+from radixserve.config import EngineConfig
 from radixserve.engine.core import EngineCore
 from radixserve.model.config import ModelConfig
 from radixserve.model.fingerprint import fingerprint
@@ -40,10 +39,7 @@ def build_core(config: EngineConfig, *, progress: bool) -> EngineCore:
     ``progress`` shows a bar while weights load. *Raises* ``ModelError`` or ``ConfigError``.
     """
     begun_s = time.perf_counter()
-    if config.model == DEMO_MODEL:
-        directory = ensure_demo_model()
-    else:
-        directory = resolve_model(config.model, revision=config.revision)
+    directory = resolve_model(config.model, revision=config.revision)
     model_config = ModelConfig.from_dir(directory)
     runner = make_runner(config, directory, model_config, progress=progress)
     found = runner.info

@@ -132,7 +132,7 @@ class Supervisor:
         # had begun, whatever has become of the machine's memory, or of a repository, since.
         supervisor._config = replace(
             config,
-            model=config.model if config.model == "demo" else info.model_dir,
+            model=info.model_dir,
             num_pages=info.num_pages,
             max_model_len=info.max_model_len,
         )

@@ -2,12 +2,14 @@
 
 A name is a local directory if there is one, else a Hugging Face repository id, fetched through
 huggingface_hub's own cache: what is cached works offline, and what is shared with other tools is
-not fetched twice. The built-in demo model is none of this module's business.
+not fetched twice. One name is neither: "demo" is the checkpoint that comes with this package.
 """
 
 import re
 from pathlib import Path
 
+from radixserve.config import DEMO_MODEL
+from radixserve.demo import WEIGHTS
 from radixserve.errors import CheckpointError
 from radixserve.model.config import FILE_NAME as CONFIG_FILE
 
@@ -31,6 +33,8 @@ def resolve_model(
     is cached or can be fetched.
     *Cost*: one look over the network for a repository, and the download the first time.
     """
+    if model == DEMO_MODEL:
+        return WEIGHTS
     path = Path(model).expanduser()
     if path.is_dir():
         if not (path / CONFIG_FILE).is_file():

@@ -14,16 +14,11 @@ import soak
 from soak_parts.http import Answer, Http
 from soak_parts.server import ServerProcess, running
 from soak_parts.traffic import Case, Clients, make_cases
-from tests.support.own_cache import own_cache
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 
 
-def test_a_short_soak_finds_nothing(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name, value in own_cache(tmp_path).items():
-        monkeypatch.setenv(name, value)
+def test_a_short_soak_finds_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     short = ["--minutes", "0.1", "--streams", "30", "--kills", "1", "--prompts", "10"]
     assert soak.main([*short, "--tokens", "150", "--num-pages", "24"]) == 0
     figures = json.loads(capsys.readouterr().out.splitlines()[-1])

@@ -1,12 +1,12 @@
-"""One tiny checkpoint and one demo model for all tests of the engine."""
+"""One tiny checkpoint and one of noise for all tests of the engine."""
 
 from pathlib import Path
 
 import pytest
 import torch
 
-from radixserve.demo import write_byte_tokenizer
-from radixserve.demo.model import write_demo_model
+from support.byte_tokenizer import write_byte_tokenizer
+from support.noise_model import write_noise_model
 from tests.support.checkpoints import make_checkpoint
 
 
@@ -33,9 +33,9 @@ def loose_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def demo_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The demo model, which answers in printable ASCII, made here and not in the user's cache."""
-    directory = tmp_path_factory.mktemp("engine") / "demo"
+def noise_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Noise that answers in printable ASCII."""
+    directory = tmp_path_factory.mktemp("engine") / "noise"
     directory.mkdir()
-    write_demo_model(directory)
+    write_noise_model(directory)
     return directory

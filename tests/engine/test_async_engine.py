@@ -37,9 +37,9 @@ PROMPTS = family_prompts(seed=3)
 
 
 @pytest.fixture
-async def engine(demo_dir: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[AsyncEngine]:
+async def engine(noise_dir: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[AsyncEngine]:
     use_in_process_client(monkeypatch)
-    started = await AsyncEngine.start(EngineConfig(model=str(demo_dir), **SETTINGS))
+    started = await AsyncEngine.start(EngineConfig(model=str(noise_dir), **SETTINGS))
     yield started
     await started.aclose()
 
@@ -75,13 +75,13 @@ async def assert_nothing_leaked(engine: AsyncEngine) -> None:
 
 
 async def test_streams_run_together_and_say_what_the_offline_api_says(
-    engine: AsyncEngine, demo_dir: Path
+    engine: AsyncEngine, noise_dir: Path
 ) -> None:
     params = [
         SamplingParams(seed=row, temperature=1.0, max_tokens=20, n=1 + row % 3, logprobs=1)
         for row in range(12)
     ]
-    with LLM(str(demo_dir), **SETTINGS) as llm:
+    with LLM(str(noise_dir), **SETTINGS) as llm:
         expected = llm.generate(PROMPTS[:12], params)
     streams = [
         await engine.submit(prompt, own) for prompt, own in zip(PROMPTS, params, strict=False)
@@ -262,7 +262,7 @@ async def test_an_abort_that_meets_a_dying_engine_is_not_an_error(engine: AsyncE
 
 
 async def test_serving_paces_unless_told_otherwise(
-    demo_dir: Path, monkeypatch: pytest.MonkeyPatch
+    noise_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[EngineConfig] = []
 
@@ -274,13 +274,13 @@ async def test_serving_paces_unless_told_otherwise(
 
     monkeypatch.setattr(supervisor, "EngineClient", Spy)
     for stretch in (None, 5.0):
-        config = EngineConfig(model=str(demo_dir), max_itl_stretch=stretch, **SETTINGS)
+        config = EngineConfig(model=str(noise_dir), max_itl_stretch=stretch, **SETTINGS)
         await (await AsyncEngine.start(config)).aclose()
     assert [config.max_itl_stretch for config in seen] == [SERVING_ITL_STRETCH, 5.0]
 
 
 async def test_a_bad_chat_template_ends_the_engine_again(
-    demo_dir: Path, monkeypatch: pytest.MonkeyPatch
+    noise_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clients: list[InProcessClient] = []
 
@@ -290,7 +290,7 @@ async def test_a_bad_chat_template_ends_the_engine_again(
             clients.append(self)
 
     monkeypatch.setattr(supervisor, "EngineClient", Spy)
-    config = EngineConfig(model=str(demo_dir), chat_template="{% if %}", **SETTINGS)
+    config = EngineConfig(model=str(noise_dir), chat_template="{% if %}", **SETTINGS)
     with pytest.raises(ConfigError):
         await AsyncEngine.start(config)
     assert [client.is_alive for client in clients] == [False]

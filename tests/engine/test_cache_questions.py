@@ -42,16 +42,16 @@ SALT = Namespace("salt")
 
 
 @pytest.fixture
-async def engine(demo_dir: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[AsyncEngine]:
+async def engine(noise_dir: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[AsyncEngine]:
     use_in_process_client(monkeypatch)
-    started = await AsyncEngine.start(EngineConfig(model=str(demo_dir), **SETTINGS))
+    started = await AsyncEngine.start(EngineConfig(model=str(noise_dir), **SETTINGS))
     yield started
     await started.aclose()
 
 
 @pytest.fixture(scope="module")
-def llm(demo_dir: Path) -> LLM:
-    return LLM(str(demo_dir), **SETTINGS)
+def llm(noise_dir: Path) -> LLM:
+    return LLM(str(noise_dir), **SETTINGS)
 
 
 async def reports_of(engine: AsyncEngine, **settings: Any) -> list[CacheReport]:
@@ -214,10 +214,10 @@ async def test_late_and_foreign_answers_find_nobody() -> None:
 
 
 async def test_a_fault_in_an_answer_does_not_end_the_engine_process(
-    demo_dir: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    noise_dir: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Regression: an exception in a question, or in a snapshot, was the end of every stream."""
-    core = make_core(demo_dir)
+    core = make_core(noise_dir)
 
     def broken(*_: object) -> None:
         raise ZeroDivisionError("oh")

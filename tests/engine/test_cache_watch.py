@@ -238,10 +238,10 @@ async def test_the_end_is_everybodys_and_unread_events_are_dropped() -> None:
 
 
 @pytest.fixture
-async def engine(demo_dir: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[AsyncEngine]:
+async def engine(noise_dir: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[AsyncEngine]:
     use_in_process_client(monkeypatch)
     settings: dict[str, Any] = {"dtype": "float32", "num_pages": 40, "num_threads": 1}
-    started = await AsyncEngine.start(EngineConfig(model=str(demo_dir), **settings))
+    started = await AsyncEngine.start(EngineConfig(model=str(noise_dir), **settings))
     yield started
     await started.aclose()
 

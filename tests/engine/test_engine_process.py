@@ -41,8 +41,8 @@ SETTINGS: dict[str, Any] = {"dtype": "float32", "num_pages": 100, "num_threads":
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def engine(demo_dir: Path) -> AsyncIterator[AsyncEngine]:
-    started = await AsyncEngine.start(EngineConfig(model=str(demo_dir), **SETTINGS))
+async def engine(noise_dir: Path) -> AsyncIterator[AsyncEngine]:
+    started = await AsyncEngine.start(EngineConfig(model=str(noise_dir), **SETTINGS))
     yield started
     await started.aclose()
 
@@ -70,10 +70,10 @@ async def test_what_nobody_has_asked_for_is_computed_while_it_is_idle(engine: As
 
 
 async def test_info_arrives_and_streams_equal_the_offline_api(
-    engine: AsyncEngine, demo_dir: Path
+    engine: AsyncEngine, noise_dir: Path
 ) -> None:
     params = [SamplingParams(seed=row, temperature=1.0, max_tokens=16) for row in range(8)]
-    with LLM(str(demo_dir), **SETTINGS) as llm:
+    with LLM(str(noise_dir), **SETTINGS) as llm:
         assert replace(engine.info, load_seconds=0) == replace(llm.info, load_seconds=0)
         expected = llm.generate(PROMPTS[:8], params)
     streams = [
@@ -129,16 +129,16 @@ async def test_stop_string_ends_the_choice_in_the_engine(engine: AsyncEngine) ->
 
 
 async def test_what_prevents_the_start_arrives_as_what_it_is(
-    demo_dir: Path, tmp_path: Path
+    noise_dir: Path, tmp_path: Path
 ) -> None:
     alien = tmp_path / "alien"
-    shutil.copytree(demo_dir, alien)
+    shutil.copytree(noise_dir, alien)
     config = json.loads((alien / "config.json").read_text())
     (alien / "config.json").write_text(json.dumps(config | {"architectures": ["AlienForCausalLM"]}))
     cases: list[tuple[type[RadixServeError], str, dict[str, Any]]] = [
         (CheckpointError, "no directory here", {"model": "/nowhere/at/all"}),
         (UnsupportedModelError, "AlienForCausalLM", {"model": str(alien)}),
-        (ConfigError, "lower max_model_len", {"model": str(demo_dir), "kv_cache_gib": 1e-4}),
+        (ConfigError, "lower max_model_len", {"model": str(noise_dir), "kv_cache_gib": 1e-4}),
     ]
     started = await asyncio.gather(
         *(AsyncEngine.start(EngineConfig(num_threads=1, **own)) for _, _, own in cases),
@@ -292,13 +292,13 @@ asyncio.run(main())
 """
 
 
-async def test_an_orphaned_engine_ends(demo_dir: Path) -> None:
+async def test_an_orphaned_engine_ends(noise_dir: Path) -> None:
     """However its client died: killed, it cannot say goodbye."""
     parent = await asyncio.create_subprocess_exec(
         sys.executable,
         "-c",
         ORPHANING,
-        str(demo_dir),
+        str(noise_dir),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )

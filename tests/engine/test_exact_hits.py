@@ -74,12 +74,12 @@ def test_choices_leave_their_answers_too(tiny: LLM) -> None:
         assert again.num_cached_tokens == len(prompt) + NUM_TOKENS - 1
 
 
-def test_three_turn_chat_reuses_every_computed_token(demo_dir: Path) -> None:
+def test_three_turn_chat_reuses_every_computed_token(noise_dir: Path) -> None:
     """The number is computed from token ids: the longest common prefix with what an earlier request
     had computed, which is its prompt and its answer but for the last token."""
     params = SamplingParams(temperature=0.8, seed=5, max_tokens=40)
     computed: list[list[int]] = []
-    with LLM(str(demo_dir), dtype="float32", num_pages=200, num_threads=1) as llm:
+    with LLM(str(noise_dir), dtype="float32", num_pages=200, num_threads=1) as llm:
         messages = [{"role": "system", "content": "You are a brief and friendly assistant."}]
         for turn, question in enumerate(("Who are you?", "And your name?", "Thank you, bye!")):
             messages.append({"role": "user", "content": question})

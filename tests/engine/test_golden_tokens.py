@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from radixserve import LLM, SamplingParams
-from radixserve.demo import write_byte_tokenizer
+from support.byte_tokenizer import write_byte_tokenizer
 from tests.engine.reference import SMALLEST_GAP, Reference, mixed_prompts, transformers_greedy
 from tests.support.checkpoints import EOS_TOKEN_ID, make_checkpoint
 

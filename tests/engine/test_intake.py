@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from radixserve.demo import write_byte_tokenizer
 from radixserve.engine.intake import Intake
 from radixserve.errors import ContextLengthError, InvalidRequestError
 from radixserve.ids import DEFAULT_NAMESPACE, Namespace, RequestId
 from radixserve.sampling.params import SamplingDefaults, SamplingParams
 from radixserve.text.tokenizer import Tokenizer
 from radixserve.types import CacheHints, EngineInfo, EngineRequest, PrefixMark
+from support.byte_tokenizer import write_byte_tokenizer
 
 VOCAB_SIZE = 260
 CONTEXT = 100

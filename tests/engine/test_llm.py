@@ -26,8 +26,8 @@ CHAT = [{"role": "user", "content": "Hello there"}]
 
 
 @pytest.fixture(scope="module")
-def shared(demo_dir: Path) -> Iterator[LLM]:
-    with LLM(str(demo_dir), dtype="float32", num_pages=200, num_threads=1) as opened:
+def shared(noise_dir: Path) -> Iterator[LLM]:
+    with LLM(str(noise_dir), dtype="float32", num_pages=200, num_threads=1) as opened:
         yield opened
 
 
@@ -80,7 +80,7 @@ def test_each_prompt_may_have_its_own_params(llm: LLM) -> None:
 
 def test_without_params_the_checkpoint_and_the_context_decide(llm: LLM) -> None:
     (output,) = llm.generate("Hi")
-    # The demo model ends an answer every 60 tokens or so.
+    # It ends an answer every 60 tokens or so.
     assert output.finish_reason == "stop"
     assert output.token_ids[-1] in llm.info.eos_token_ids
     assert output.stop_reason is None
@@ -298,8 +298,8 @@ def test_cache_info_and_clear_cache(llm: LLM) -> None:
     assert llm.clear_cache() == 0
 
 
-def test_closed_is_closed(demo_dir: Path) -> None:
-    with LLM(str(demo_dir), dtype="float32", num_pages=20, num_threads=1) as closing:
+def test_closed_is_closed(noise_dir: Path) -> None:
+    with LLM(str(noise_dir), dtype="float32", num_pages=20, num_threads=1) as closing:
         assert closing.info.num_pages == 20
         closing.generate("Hello", GREEDY)
     for use in (

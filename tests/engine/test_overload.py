@@ -35,9 +35,9 @@ SHORT = SamplingParams(temperature=0, max_tokens=3, ignore_eos=True)
 
 
 @pytest.fixture
-async def engine(demo_dir: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[AsyncEngine]:
+async def engine(noise_dir: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[AsyncEngine]:
     use_in_process_client(monkeypatch)
-    config = EngineConfig(model=str(demo_dir), **SETTINGS)
+    config = EngineConfig(model=str(noise_dir), **SETTINGS)
     started = await AsyncEngine.start(config, LIMITS)
     yield started
     await started.aclose()

@@ -26,9 +26,9 @@ NUM_TOKENS = 8
 
 
 @pytest.fixture
-async def engine(demo_dir: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[AsyncEngine]:
+async def engine(noise_dir: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[AsyncEngine]:
     use_in_process_client(monkeypatch)
-    started = await AsyncEngine.start(EngineConfig(model=str(demo_dir), **SETTINGS))
+    started = await AsyncEngine.start(EngineConfig(model=str(noise_dir), **SETTINGS))
     yield started
     core = client_of(started).core
     core.check_invariants()
@@ -150,10 +150,10 @@ async def test_a_cleared_namespace_stays_clear(engine: AsyncEngine) -> None:
 
 
 def test_it_gets_on_while_a_grammar_is_compiled(
-    demo_dir: Path, monkeypatch: pytest.MonkeyPatch
+    noise_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A step that would wait for the grammar does not, as long as there is this to do."""
-    core = build_core(EngineConfig(model=str(demo_dir), **SETTINGS), progress=False)
+    core = build_core(EngineConfig(model=str(noise_dir), **SETTINGS), progress=False)
     may_go_on = threading.Event()
     whole = core.grammars.compile
 
@@ -181,8 +181,8 @@ def test_it_gets_on_while_a_grammar_is_compiled(
     assert not core.can_step
 
 
-def test_nobody_waits_for_it(demo_dir: Path) -> None:
-    core = build_core(EngineConfig(model=str(demo_dir), **SETTINGS), progress=False)
+def test_nobody_waits_for_it(noise_dir: Path) -> None:
+    core = build_core(EngineConfig(model=str(noise_dir), **SETTINGS), progress=False)
     core.prefill_ahead(PREFIX)
     assert (core.has_work, core.can_step) == (False, True)
     while core.can_step:

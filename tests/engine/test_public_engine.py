@@ -81,8 +81,8 @@ async def test_what_no_prompt_could_begin_with_is_refused(tiny_dir: Path) -> Non
         await engine.aclose()
 
 
-def test_offline_too(demo_dir: Path) -> None:
-    llm = LLM(str(demo_dir), device="cpu", dtype="float32", num_pages=64)
+def test_offline_too(noise_dir: Path) -> None:
+    llm = LLM(str(noise_dir), device="cpu", dtype="float32", num_pages=64)
     llm.set_public_prefixes(["A public text, of more than a page. "])
     prompt = "A public text, of more than a page. And what follows."
     cached = []

@@ -10,10 +10,10 @@ import pytest
 
 from radixserve import LLM, SamplingParams
 from radixserve.config import EngineConfig
-from radixserve.demo import write_byte_tokenizer
 from radixserve.engine.async_engine import AsyncEngine
 from radixserve.engine.messages import Step, Submit, decode_to_engine, encode
 from radixserve.errors import ConfigError
+from support.byte_tokenizer import write_byte_tokenizer
 from tests.support.checkpoints import make_checkpoint
 
 
@@ -78,18 +78,18 @@ def test_ids_of_any_integer_type_survive_the_message(tmp_path: Path) -> None:
     ],
 )
 def test_settings_that_cannot_be_say_so(
-    demo_dir: Path, settings: dict[str, Any], words: str
+    noise_dir: Path, settings: dict[str, Any], words: str
 ) -> None:
     """Regression: a wrong type was called an unknown setting, or was torch's to complain about; and
     so was a pool larger than the machine's address space. An empty directory's name was taken for
     the working directory."""
     with pytest.raises(ConfigError, match=words):
-        LLM(str(demo_dir), **{"num_threads": 1, **settings})
+        LLM(str(noise_dir), **{"num_threads": 1, **settings})
 
 
 @pytest.mark.asyncio
 async def test_a_stop_signal_to_the_group_drains_and_figures_never_stand_still(
-    demo_dir: Path, monkeypatch: pytest.MonkeyPatch
+    noise_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Regressions. A service manager's SIGTERM reaches every process of the service: it ended the
     engine at once, and the answers that the client meant to drain with it. And while a long prompt
@@ -104,7 +104,7 @@ async def test_a_stop_signal_to_the_group_drains_and_figures_never_stand_still(
 
     monkeypatch.setattr(AsyncEngine, "on_step", watched)
     config = EngineConfig(
-        model=str(demo_dir), dtype="float32", num_pages=100, num_threads=1, max_batch_tokens=64
+        model=str(noise_dir), dtype="float32", num_pages=100, num_threads=1, max_batch_tokens=64
     )
     engine = await AsyncEngine.start(config)
     try:
@@ -125,12 +125,12 @@ async def test_a_stop_signal_to_the_group_drains_and_figures_never_stand_still(
 
 @pytest.mark.asyncio
 async def test_the_engine_process_imports_nothing_from_the_working_directory(
-    demo_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    noise_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Regression: ``python -m`` puts the working directory first on the path, so that a stray
     ``msgspec.py`` there (or ``tokenizers.py``, ``random.py``) became a part of the engine."""
     (tmp_path / "msgspec.py").write_text("raise SystemExit(3)\n")
     monkeypatch.chdir(tmp_path)
-    config = EngineConfig(model=str(demo_dir), dtype="float32", num_pages=100, num_threads=1)
+    config = EngineConfig(model=str(noise_dir), dtype="float32", num_pages=100, num_threads=1)
     engine = await AsyncEngine.start(config)
     await engine.aclose()

@@ -209,10 +209,10 @@ def test_a_picture_that_nobody_wants_any_more_is_ignored() -> None:
 
 
 @pytest.fixture
-async def engine(demo_dir: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[AsyncEngine]:
+async def engine(noise_dir: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[AsyncEngine]:
     use_in_process_client(monkeypatch)
     settings: dict[str, Any] = {"dtype": "float32", "num_pages": 40, "num_threads": 1}
-    started = await AsyncEngine.start(EngineConfig(model=str(demo_dir), **settings))
+    started = await AsyncEngine.start(EngineConfig(model=str(noise_dir), **settings))
     started._tree_watchers.pause_s = 0.0
     yield started
     await started.aclose()

@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from radixserve.demo import write_byte_tokenizer
 from radixserve.engine.interface import TextDelta
 from radixserve.engine.request_stream import MAX_UNREAD_DELTAS, RequestStream
 from radixserve.ids import RequestId
 from radixserve.sampling.params import SamplingParams
 from radixserve.text.tokenizer import Tokenizer
 from radixserve.types import CacheReport, EngineRequest, TokenDelta, TokenLogprob
+from support.byte_tokenizer import write_byte_tokenizer
 
 REPORT = CacheReport(device_tokens=1, in_flight_tokens=0, computed_tokens=1, cause="diverged")
 

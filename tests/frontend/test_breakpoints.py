@@ -5,8 +5,7 @@ from typing import Any
 
 import pytest
 
-from radixserve.demo import write_byte_tokenizer
-from radixserve.demo.byte_tokenizer import CHATML_TEMPLATE
+from radixserve.demo.tokenizer import CHATML_TEMPLATE
 from radixserve.errors import InvalidRequestError
 from radixserve.ids import DEFAULT_NAMESPACE, Namespace
 from radixserve.sampling.params import SamplingParams
@@ -20,6 +19,7 @@ from radixserve_frontend.breakpoints import (
     cut_after,
 )
 from radixserve_frontend.conversation import Conversation, prepare_chat
+from support.byte_tokenizer import write_byte_tokenizer
 from tests.frontend.fake_engine import FakeEngine
 from tests.frontend.http_calls import chat, error_of
 

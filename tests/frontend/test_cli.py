@@ -13,6 +13,7 @@ from dataclasses import replace
 import pytest
 
 from radixserve.config import EngineConfig, QueueLimits
+from radixserve.demo import DEMO_NOTE
 from radixserve.errors import CheckpointError, ConfigError
 from radixserve_frontend import server, terminal
 from radixserve_frontend.banner import banner
@@ -124,13 +125,16 @@ def test_urls(host: str, reachable: str) -> None:
 
 
 async def test_banner_says_what_is_served_and_what_to_try() -> None:
-    text = banner(FakeEngine().info, ServerConfig(model="it's"), "http://h:1", "beware " * 20)
+    text = banner(FakeEngine().info, ServerConfig(model="it's"), "http://h:1", "mind you " * 15)
     assert "it's (FakeForCausalLM, 12.3M parameters)" in text
     assert "cpu, float32" in text
     assert "4,096 tokens" in text
     assert "1,024 pages of 16 = 16,384 tokens (1.00 GiB)" in text
     assert "curl -N http://h:1/v1/chat/completions" in text
-    assert "!!  beware beware" in text
+    *_, first, second, _ = text.split("\n")
+    assert first.startswith("  mind you")
+    assert f"{first} {second.strip()}".split() == ["mind", "you"] * 15
+    assert len(second) < len(first) <= 88
     curl = next(line for line in text.splitlines() if "curl" in line)
     shown = subprocess.run(
         ["bash", "-c", curl.replace("curl", "printf '%s\\n'")],
@@ -207,16 +211,16 @@ class FakeStart:
         return self.engine
 
 
-@pytest.mark.parametrize(("name", "warns"), [("demo", True), ("other", False)])
+@pytest.mark.parametrize(("name", "is_demo"), [("demo", True), ("other", False)])
 def test_serving_from_banner_to_end(
-    name: str, warns: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    name: str, is_demo: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     start = FakeStart()
     monkeypatch.setattr(server, "AsyncEngine", start)
-    warnings = []
+    notes = []
 
-    def announced(info: object, config: ServerConfig, url: str, warning: str | None) -> str:
-        warnings.append(warning)
+    def announced(info: object, config: ServerConfig, url: str, note: str | None) -> str:
+        notes.append(note)
         # The socket listens when the banner comes.
         host, port = url.removeprefix("http://").split(":")
         socket.create_connection((host, int(port))).close()
@@ -226,7 +230,8 @@ def test_serving_from_banner_to_end(
     monkeypatch.setattr(server, "banner", announced)
     assert main(["serve", name, "--port", "0"], {}) == 0
     assert "at http://127.0.0.1:" in capsys.readouterr().out
-    assert [bool(warning) for warning in warnings] == [warns]
+    assert [bool(note) for note in notes] == [is_demo]
+    assert not is_demo or DEMO_NOTE in str(notes[0])
     assert start.engine is not None
     assert start.engine.is_closed
 

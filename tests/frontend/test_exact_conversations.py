@@ -17,7 +17,7 @@ import pytest
 from tokenizers import AddedToken, decoders, models, pre_tokenizers
 from tokenizers import Tokenizer as Backend
 
-from radixserve.demo.byte_tokenizer import CHATML_TEMPLATE
+from radixserve.demo.tokenizer import CHATML_TEMPLATE
 from radixserve.engine.async_engine import AsyncEngine
 from radixserve.engine.interface import TextDelta
 from radixserve.ids import DEFAULT_NAMESPACE, Namespace

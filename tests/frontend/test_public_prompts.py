@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
-from radixserve.demo.byte_tokenizer import CHATML_TEMPLATE, write_byte_tokenizer
+from radixserve.demo.tokenizer import CHATML_TEMPLATE
 from radixserve.errors import ConfigError, InvalidRequestError
 from radixserve.text.tokenizer import Tokenizer
 from radixserve_frontend.config import ServerConfig
 from radixserve_frontend.public_prompts import public_prefix, read_prompts, share_prompts
+from support.byte_tokenizer import write_byte_tokenizer
 from tests.frontend.fake_engine import FakeEngine
 from tests.text.making import byte_level_bpe, save
 

@@ -13,7 +13,7 @@ import xxhash
 
 from tests.frontend.http_calls import COMPLETIONS
 from tests.frontend.numbered_events import events_of
-from tests.frontend.test_real_server import MODEL, TIMEOUT_S, running_server
+from tests.frontend.real_server import MODEL, TIMEOUT_S, running_server
 
 
 def router_hashes(namespace: str, tokens: list[int], page_size: int) -> list[str]:

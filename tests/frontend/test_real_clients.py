@@ -10,20 +10,20 @@ import openai
 import pytest
 from anthropic.types import MessageParam
 
-from radixserve.demo.model import write_demo_model
 from radixserve.engine.async_engine import AsyncEngine
 from radixserve_frontend.config import ServerConfig
+from support.noise_model import write_noise_model
 from tests.engine.in_process_client import client_of, use_in_process_client
 from tests.frontend.http_fixtures import TIMEOUT_S, serving
 
-MODEL = "demo"
+MODEL = "noise"
 QUESTION = "Tell me something about the noise."
 
 
 @pytest.fixture
 async def url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[str]:
     use_in_process_client(monkeypatch)
-    write_demo_model(tmp_path)
+    write_noise_model(tmp_path)
     config = ServerConfig(
         model=str(tmp_path),
         served_model_name=MODEL,
@@ -79,7 +79,7 @@ async def test_anthropic(url: str) -> None:
 
         turns: list[MessageParam] = [*prefilled, {"role": "user", "content": "Go on."}]
         second = await client.messages.create(messages=turns, **settings)
-        # The demo's tokenizer gives back what the model chose.
+        # The tokenizer gives back what the model chose.
         assert second.usage.cache_read_input_tokens == counted.input_tokens + 24
 
 

@@ -12,7 +12,6 @@ from typing import Any
 import httpx
 import pytest
 
-from radixserve.demo.model import write_demo_model
 from radixserve.engine.async_engine import AsyncEngine
 from radixserve.ids import DEFAULT_NAMESPACE
 from radixserve.text.token_memory import TokenMemory
@@ -20,6 +19,7 @@ from radixserve.text.tokenizer import Tokenizer
 from radixserve.text.vocabulary import byte_alphabet
 from radixserve_frontend.app import create_app
 from radixserve_frontend.config import ServerConfig
+from support.noise_model import write_noise_model
 from tests.engine.in_process_client import client_of, use_in_process_client
 from tests.frontend.http_fixtures import calling
 
@@ -53,7 +53,7 @@ def join_pairs(directory: Path) -> None:
 @pytest.fixture(scope="module")
 def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("continuation")
-    write_demo_model(directory)
+    write_noise_model(directory)
     join_pairs(directory)
     return directory
 
@@ -68,7 +68,8 @@ class Talk:
     async def __call__(self, text: str, **body: Any) -> dict[str, Any]:
         response = await self._client.post(
             "/v1/responses",
-            json={"model": "demo", "input": text, "temperature": 0, "max_output_tokens": 40} | body,
+            json={"model": "noise", "input": text, "temperature": 0, "max_output_tokens": 40}
+            | body,
         )
         assert response.status_code == 200, response.text
         if body.get("stream"):
@@ -83,7 +84,7 @@ class Talk:
 async def talk_to(model_dir: Path, **settings: Any) -> AsyncIterator[Talk]:
     config = ServerConfig(
         model=str(model_dir),
-        served_model_name="demo",
+        served_model_name="noise",
         dtype="float32",
         num_pages=256,
         num_threads=1,
@@ -162,7 +163,7 @@ async def test_the_answer_is_what_the_whole_conversation_sent_again_would_get(
     """The continued prompt says the same text; a tokenizer that joins nothing shows it."""
     plain_dir = model_dir.parent / "plain"
     plain_dir.mkdir(exist_ok=True)
-    write_demo_model(plain_dir)
+    write_noise_model(plain_dir)
     async for plain in talk_to(plain_dir):
         first = await plain("What is there then?")
         second = await plain("Go on.", previous_response_id=first["id"])

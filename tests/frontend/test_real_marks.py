@@ -7,10 +7,10 @@ from typing import Any
 import httpx
 import pytest
 
-from radixserve.demo.model import write_demo_model
 from radixserve.engine.async_engine import AsyncEngine
 from radixserve_frontend.app import create_app
 from radixserve_frontend.config import ServerConfig
+from support.noise_model import write_noise_model
 from tests.engine.in_process_client import client_of, use_in_process_client
 from tests.frontend.http_fixtures import calling
 
@@ -29,7 +29,7 @@ class Asking:
         response = await self._client.post(
             "/v1/messages",
             json={
-                "model": "demo",
+                "model": "noise",
                 "max_tokens": 4,
                 "temperature": 0,
                 "system": [{"type": "text", "text": system, **marked}],
@@ -41,7 +41,7 @@ class Asking:
         counted = await self._client.post(
             "/v1/messages/count_tokens",
             json={
-                "model": "demo",
+                "model": "noise",
                 "system": system,
                 "messages": [{"role": "user", "content": question}],
             },
@@ -54,10 +54,10 @@ class Asking:
 @pytest.fixture
 async def ask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Asking]:
     use_in_process_client(monkeypatch)
-    write_demo_model(tmp_path)
+    write_noise_model(tmp_path)
     config = ServerConfig(
         model=str(tmp_path),
-        served_model_name="demo",
+        served_model_name="noise",
         dtype="float32",
         num_pages=NUM_PAGES,
         num_threads=1,

@@ -17,8 +17,9 @@ from typing import IO
 import httpx
 import pytest
 
-from tests.support.own_cache import own_cache
+from support.noise_model import write_noise_model
 
+MODEL = "noise"
 START_S = 100.0
 TIMEOUT_S = 60.0
 OPTIONS = ("--dtype", "float32", "--num-pages", "256", "--num-threads", "1", "--port", "0")
@@ -50,11 +51,15 @@ def logging_server(directory: Path, *options: str) -> Iterator[Logged]:
     keys = directory / "keys.toml"
     keys.write_text(f'[tenants.alice]\nkeys = ["{ALICE}"]\n')
     keys.chmod(0o600)
-    environ = os.environ | own_cache(directory) | {"RADIXSERVE_API_KEYS": f"ops+admin:{OPS}"}
+    model = directory / "noise"
+    model.mkdir()
+    write_noise_model(model)
+    environ = os.environ | {"RADIXSERVE_API_KEYS": f"ops+admin:{OPS}"}
     with (directory / "said").open("w+") as out:
         process = subprocess.Popen(
             [
-                *(sys.executable, "-m", "radixserve_frontend", "serve", "demo", *OPTIONS),
+                *(sys.executable, "-m", "radixserve_frontend", "serve", str(model), *OPTIONS),
+                *("--served-model-name", MODEL),
                 *("--api-keys-file", str(keys), "--log-level", "debug", *options),
             ],
             stdout=subprocess.PIPE,
@@ -70,7 +75,7 @@ def logging_server(directory: Path, *options: str) -> Iterator[Logged]:
             for line in process.stdout:
                 found = re.search(r"listening +(http://\S+)", line)
                 url = found[1] if found else url
-                if "Hugging Face id" in line:
+                if "curl" in line:
                     break
             timer.cancel()
             assert url is not None, out.read()
@@ -95,7 +100,7 @@ def environ_of_engine(server_pid: int) -> bytes:
 def test_nothing_that_was_written_to_it_is_logged(tmp_path: Path) -> None:
     with logging_server(tmp_path, "--log-format", "json", "--debug-endpoints") as server:
         with server.client(ALICE) as client:
-            body = {"model": "demo", "max_tokens": 8}
+            body = {"model": MODEL, "max_tokens": 8}
             prompt = {"messages": [{"role": "user", "content": "canary-prompt " * 20}]}
             chat = "/v1/chat/completions"
             for more in (
@@ -111,7 +116,7 @@ def test_nothing_that_was_written_to_it_is_logged(tmp_path: Path) -> None:
             client.post("/v1/messages", json={**body, **prompt})
             client.post("/v1/responses", json={**body, "input": "canary-input"})
             client.get("/v1/responses/canary-id")
-            client.post("/cache/explain", json={"model": "demo", "prompt": "canary"})
+            client.post("/cache/explain", json={"model": MODEL, "prompt": "canary"})
             client.get("/canary-path", params={"canary": "query"})
             client.get("/v1/models/canary-model")
             client.post(chat, content=b"{canary", headers={"Content-Type": "application/json"})

@@ -14,7 +14,7 @@ import pytest
 from pydantic import BaseModel
 
 from tests.frontend.http_calls import CHAT, COMPLETIONS, error_of
-from tests.frontend.test_real_server import MODEL, OPTIONS, TIMEOUT_S, Serving, running_server
+from tests.frontend.real_server import MODEL, OPTIONS, TIMEOUT_S, Serving, running_server
 
 CALL = (
     '<tool_call>\n{"name": "{{ c.function.name }}", "arguments": '

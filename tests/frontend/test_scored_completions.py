@@ -8,10 +8,10 @@ from typing import Any
 import httpx
 import pytest
 
-from radixserve.demo.model import write_demo_model
 from radixserve.engine.async_engine import AsyncEngine
 from radixserve_frontend.app import create_app
 from radixserve_frontend.config import ServerConfig
+from support.noise_model import write_noise_model
 from tests.engine.in_process_client import client_of, use_in_process_client
 from tests.frontend.http_calls import events_of
 from tests.frontend.http_fixtures import calling
@@ -25,7 +25,7 @@ Complete = Callable[..., Awaitable[httpx.Response]]
 @pytest.fixture(scope="module")
 def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("scored")
-    write_demo_model(directory)
+    write_noise_model(directory)
     return directory
 
 

@@ -16,11 +16,11 @@ from typing import Any
 import httpx
 import pytest
 
-from radixserve.demo import write_byte_tokenizer
 from radixserve.text.tokenizer import Tokenizer
 from radixserve_frontend.public_prompts import public_prefix
+from support.byte_tokenizer import write_byte_tokenizer
 from tests.frontend.http_calls import CHAT, error_of
-from tests.frontend.test_real_server import MODEL, TIMEOUT_S, Serving, running_server
+from tests.frontend.real_server import MODEL, TIMEOUT_S, Serving, running_server
 
 PUBLIC = "Everybody who asks here is greeted with these words. " * 4
 PRIVATE = "Only we know of the plan, and nobody else. " * 5

@@ -11,6 +11,7 @@ import torch
 from huggingface_hub.utils._paths import filter_repo_objects
 from safetensors.torch import load_file, save_file
 
+from radixserve.demo import WEIGHTS
 from radixserve.errors import CheckpointError, ConfigError, ModelError, UnsupportedModelError
 from radixserve.model.causal_lm import CausalLM
 from radixserve.model.config import ModelConfig
@@ -220,6 +221,14 @@ def test_context_is_bounded_when_loading(tmp_path: Path) -> None:
 
 def test_local_directory(llama: Path) -> None:
     assert resolve_model(str(llama)) == llama
+
+
+def test_demo_is_the_shipped_model_whatever_lies_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "demo").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert resolve_model("demo") == WEIGHTS
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.frontend.test_real_server import Serving, running_server
+from tests.frontend.real_server import MODEL, Serving, running_server
 from tests.page.page_user import DESKTOP, PHONE, PageUser, answer_events, using
 
 SWAP_A_VERSION = """(async () => {
@@ -50,12 +50,12 @@ def test_a_second_conversation_finds_the_document_cached(user: PageUser) -> None
     user.choose("prices")
     counted.filter(has_not_text=before).wait_for()
     shared = int(counted.inner_text().split()[0].replace(",", ""))
-    user.ask("A", "How much is the brass lamp?")
+    user.ask("A", "How much is the Quivo lamp?")
     first = user.sources(user.answer("A"))
     assert first["computed"] > shared - 16
 
     user.page.locator("#add-conversation").click()
-    user.ask("B", "And what about the glass vase?")
+    user.ask("B", "And what about the Velora kettle?")
     answer = user.answer("B")
     second = user.sources(answer)
     assert second["device"] >= shared
@@ -84,7 +84,7 @@ def test_a_second_conversation_finds_the_document_cached(user: PageUser) -> None
     user.page.go_back()
     answer.get_by_text("Why?").click()
     explained = user.page.locator("#explanation")
-    assert "And what about the glass vase?" in explained.inner_text()
+    assert "And what about the Velora kettle?" in explained.inner_text()
     assert f"{second['device']:,} cached" in explained.inner_text()
     assert explained.locator("[data-cause=diverged]").count() == 1
 
@@ -305,7 +305,7 @@ def test_the_models_are_asked_for_again(user: PageUser) -> None:
     user.page.route("**/v1/models", lambda route: route.fulfill(status=503, json=busy), times=1)
     user.page.reload()
     user.page.locator("#notice", has_text="not just now").wait_for()
-    user.page.locator("#model-name", has_text="demo").wait_for()
+    user.page.locator("#model-name", has_text=MODEL).wait_for()
     assert not user.page.locator("#notice").is_visible()
     user.complaints = [each for each in user.complaints if "503" not in each]
 

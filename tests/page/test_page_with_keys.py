@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.frontend.test_real_server import Serving, running_server
+from tests.frontend.real_server import MODEL, Serving, running_server
 from tests.page.page_user import PageUser, using
 
 ANN, BOB, WRONG = (f"{name}-secret-1234567890" for name in ("ann", "bob", "wrong"))
@@ -42,7 +42,7 @@ def test_keys_are_asked_for_kept_in_the_session_and_forgotten(
         assert dialog.is_visible()
         assert user.page.evaluate("sessionStorage.length") == 0
         enter_key(user, ANN)
-        user.page.locator("#model-name").filter(has_text="demo").wait_for()
+        user.page.locator("#model-name").filter(has_text=MODEL).wait_for()
         assert not dialog.is_visible()
         user.ask("A", "Hello, I have a key.")
         assert user.sources(user.answer("A"))["computed"] > 0
@@ -55,7 +55,7 @@ def test_keys_are_asked_for_kept_in_the_session_and_forgotten(
         assert ANN not in user.page.url
         # The tab that is loaded again still has it, another one does not.
         user.page.reload()
-        user.page.locator("#model-name").filter(has_text="demo").wait_for()
+        user.page.locator("#model-name").filter(has_text=MODEL).wait_for()
         other = PageUser(user.page.context.new_page(), guarded.url)
         other.open()
         other.page.locator("#key-dialog").wait_for()
@@ -142,7 +142,7 @@ def tell_as(serving: Serving, key: str, instructions: str, words: str) -> None:
     with serving.client() as client:
         answer = client.post(
             "/v1/chat/completions",
-            json={"model": "demo", "messages": messages, "max_tokens": 8},
+            json={"model": MODEL, "messages": messages, "max_tokens": 8},
             headers={"Authorization": f"Bearer {key}"},
         )
     assert answer.status_code == 200

@@ -5,19 +5,19 @@ from pathlib import Path
 
 import numpy as np
 
-from radixserve.demo import write_byte_tokenizer
 from radixserve.sampling.constraint import Constraint
 from radixserve.sampling.grammar import GrammarKind, GrammarSpec
 from radixserve.sampling.grammar_compiler import GrammarCompiler
 from radixserve.sampling.token_table import token_table
 from radixserve.text.tokenizer import Tokenizer
+from support.byte_tokenizer import write_byte_tokenizer
 from tests.text.making import byte_level_bpe, save, sentencepiece_bpe
 
 KINDS = ("bytes", "byte_level", "sentencepiece")
 
 
 def make_tokenizer(kind: str, directory: Path) -> Tokenizer:
-    """The demo model's, one as Llama 3 and Qwen have it, one as Llama 2 and Mistral have it."""
+    """One of bytes, one as Llama 3 and Qwen have it, one as Llama 2 and Mistral have it."""
     match kind:
         case "bytes":
             directory.mkdir(parents=True, exist_ok=True)

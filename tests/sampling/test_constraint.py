@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from llguidance import LLParserLimits
 
-from radixserve.demo.byte_tokenizer import IM_END_ID, IM_START_ID
 from radixserve.sampling import grammar_compiler
 from radixserve.sampling.constraint import Constraint
 from radixserve.sampling.grammar_compiler import CompiledGrammar, GrammarCompiler, Matcher
 from radixserve.text.tokenizer import Tokenizer
+from support.byte_tokenizer import IM_END_ID, IM_START_ID
 from tests.sampling.constraining import KINDS, allowed, make_compiler, make_tokenizer, spec, spelt
 
 END = (IM_END_ID,)

@@ -34,7 +34,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "sampling": COMMON | {"device", "radixserve_kernels"},
     "attention": COMMON | {"cascade", "device", "radixserve_kernels"},
-    "model": COMMON | {"device", "attention", "sampling.params", "radixserve_kernels"},
+    "model": COMMON
+    | {"device", "attention", "demo.WEIGHTS", "sampling.params", "radixserve_kernels"},
     "runner": COMMON
     | {
         "cascade",
@@ -50,7 +51,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "sampling",
     },
     "text": COMMON | {"sampling.params", "sampling.grammar"},
-    "demo": COMMON | {"text", "threads"},
+    "demo": COMMON | {"threads"},
     "engine": COMMON
     | {
         "threads",
@@ -62,7 +63,6 @@ MAY_IMPORT: dict[str, set[str]] = {
         "runner",
         "model",
         "text",
-        "demo",
         "sampling",
     },
     "llm": COMMON | {"engine", "text", "sampling.params"},

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from radixserve.demo import write_byte_tokenizer
 from radixserve.text.tokenizer import Tokenizer
+from support.byte_tokenizer import write_byte_tokenizer
 from tests.text.making import (
     CHAT_TEMPLATE,
     byte_level_bpe,
@@ -56,7 +56,7 @@ def metaspace(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
 
 @pytest.fixture(scope="session")
 def bytewise(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
-    """One token per byte: the demo model's."""
+    """One token per byte: the noise model's."""
     directory = tmp_path_factory.mktemp("bytewise")
     write_byte_tokenizer(directory)
     return Tokenizer.from_dir(directory)

@@ -290,8 +290,8 @@ def test_named_templates() -> None:
 
 
 def test_templates_are_read_where_checkpoints_keep_them(tmp_path: Path) -> None:
-    from radixserve.demo import write_byte_tokenizer  # noqa: PLC0415
     from radixserve.text.tokenizer import Tokenizer  # noqa: PLC0415
+    from support.byte_tokenizer import write_byte_tokenizer  # noqa: PLC0415
 
     write_byte_tokenizer(tmp_path, chat_template=None)
     (tmp_path / "chat_template.jinja").write_text("from the file {{ eos_token }}")

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, models, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as Backend
 
-from radixserve.demo import write_byte_tokenizer
 from radixserve.text import segments as segments_module
 from radixserve.text.segments import Segments, _any_of
 from radixserve.text.tokenizer import Tokenizer
+from support.byte_tokenizer import write_byte_tokenizer
 from tests.text.making import byte_level_bpe, sentencepiece_bpe
 
 # Tokens that begin alike, hide in each other, or stand alone; each with every flag somewhere below.

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import tokenizers
 
-from radixserve.demo import write_byte_tokenizer
 from radixserve.text.chat_template import ChatTemplate
 from radixserve.text.template_lint import (
     Finding,
@@ -17,6 +16,7 @@ from radixserve.text.template_lint import (
     rewrites,
 )
 from radixserve.text.tokenizer import Tokenizer
+from support.byte_tokenizer import write_byte_tokenizer
 
 # Miniatures, each in the manner of a family: what matters to the cache, and nothing else.
 

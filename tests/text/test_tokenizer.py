@@ -12,9 +12,9 @@ import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from radixserve.demo import write_byte_tokenizer
 from radixserve.errors import CheckpointError, InvalidRequestError, UnsupportedModelError
 from radixserve.text.tokenizer import Tokenizer
+from support.byte_tokenizer import write_byte_tokenizer
 from tests.text.making import byte_level_bpe, save
 
 CHAT = [

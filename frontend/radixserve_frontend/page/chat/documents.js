@@ -26,7 +26,7 @@ export const DOCUMENTS = [
     kind: "records",
     questions: [
       "When does the Harbour Museum open?",
-      "Which place is at 21 Mill Lane?",
+      "Who owns the Luma Restaurant?",
       "On which day is the Linden Library closed?",
     ],
     text: `# Out and about
@@ -35,54 +35,47 @@ All of these are a short walk from the station.
 
 ## Harbour Museum
 **Address:** 4 Quay Street
-**Opens at:** 10:00 am
-**Closes at:** 5:30 pm
+**Hours:** 10:00 am to 5:30 pm
 **Closed on:** Monday
-**Admission:** 8 euros
 **Phone:** 555 0110
 
 ## Luma Restaurant
 **Address:** 21 Mill Lane
-**Opens at:** 11:30 am
-**Closes at:** 10:45 pm
+**Hours:** 11:30 am to 10:45 pm
 **Closed on:** Tuesday
 **Seats:** 46
 **Owner:** Teresa Holm
-**Phone:** 555 0142
 
 ## Linden Library
 **Address:** 9 Garden Square
-**Opens at:** 9:00 am
-**Closes at:** 8:00 pm
+**Hours:** 9:00 am to 8:00 pm
 **Closed on:** Sunday
 **Seats:** 120
 **Wifi password:** maple-7204
 
-## Saturday Market
+## Copper Bakery
 **Address:** 60 Old Bridge Road
-**Opens at:** 7:15 am
-**Closes at:** 1:30 pm
-**Founded in:** 1931
+**Hours:** 7:15 am to 1:30 pm
+**Since:** 1931
+**Owner:** Anton Girard
 
 Parking is difficult on market days.`,
   },
   {
     id: "prices",
-    name: "Workshop price list",
+    name: "Price list of the shop",
     kind: "table",
-    questions: ["How much is the brass lamp?", "Which item weighs 12 kg?", "How many wool carpets are in stock?"],
-    text: `# Price list of the workshop
+    questions: ["How much is the Velora kettle?", "What colour is the Quivo lamp?", "How many Sandor toasters are in stock?"],
+    text: `# Price list
 
 | Item | Price | Colour | Weight | In stock | Made by |
 | --- | --- | --- | --- | --- | --- |
-| Oak table | 240 euros | brown | 31 kg | 4 | Anton Girard |
-| Brass lamp | 65 euros | gold | 3 kg | 27 | Mara Lindqvist |
-| Wool carpet | 180 euros | red | 12 kg | 9 | Efua Mensah |
-| Steel shelf | 95 euros | grey | 18 kg | 14 | Anton Girard |
-| Glass vase | 28 euros | blue | 2 kg | 52 | Niamh Douglas |
-| Pine bench | 110 euros | white | 14 kg | 6 | Tomas Okafor |
-| Copper kettle | 74 euros | orange | 1.5 kg | 18 | Mara Lindqvist |
-| Walnut clock | 132 euros | black | 2.4 kg | 11 | Niamh Douglas |
+| Velora kettle | 74 euros | orange | 1.5 kg | 18 | Mara Lindqvist |
+| Quivo lamp | 65 euros | gold | 3.2 kg | 27 | Anton Girard |
+| Sandor toaster | 49 euros | white | 2.6 kg | 9 | Efua Mensah |
+| Orix camera | 380 euros | black | 0.8 kg | 14 | Niamh Douglas |
+| Tarmin clock | 132 euros | brown | 2.4 kg | 11 | Tomas Okafor |
+| Belva printer | 210 euros | grey | 6.1 kg | 6 | Anton Girard |
 
 Prices include tax. Delivery takes five days.`,
   },
@@ -90,7 +83,7 @@ Prices include tax. Delivery takes five days.`,
     id: "team",
     name: "New colleagues",
     kind: "prose",
-    questions: ["Where does Mara Lindqvist live?", "Who has a dog called Pepper?", "What is Ines Duarte's job?"],
+    questions: ["Where does Mara Lindqvist live?", "How old is Tomas Okafor?", "What is Ines Duarte's job?"],
     text: `## New colleagues
 
 Four people joined us this spring. Everybody here is happy to help.

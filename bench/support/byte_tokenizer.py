@@ -1,12 +1,24 @@
 """A tokenizer with one token per byte: it knows every text and has learnt none.
 
 Token ``b`` is byte ``b`` for 0 <= b < 256; the special tokens follow in the order of
-``SPECIAL_TOKENS``. Written in the standard files, so that whatever reads checkpoints reads it. Made
-for the demo model, and for tests that make checkpoints of their own.
+``SPECIAL_TOKENS``. Written in the standard files, so that whatever reads checkpoints reads it. For
+tests and benchmarks that make checkpoints of their own.
 """
 
 import json
 from pathlib import Path
+
+from tokenizers import (
+    AddedToken,
+    Tokenizer,
+    decoders,
+    models,
+    pre_tokenizers,
+    processors,
+)
+
+from radixserve.demo.tokenizer import CHATML_TEMPLATE
+from radixserve.text.vocabulary import byte_alphabet
 
 SPECIAL_TOKENS = (
     "<|endoftext|>",
@@ -21,15 +33,6 @@ SPECIAL_TOKENS = (
 VOCAB_SIZE = 256 + len(SPECIAL_TOKENS)
 ENDOFTEXT_ID, BOS_ID, IM_START_ID, IM_END_ID, PAD_ID = range(256, 261)
 
-CHATML_TEMPLATE = """\
-{% for message in messages %}
-{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n' }}
-{%- endfor %}
-{% if add_generation_prompt %}
-{{ '<|im_start|>assistant\\n' }}
-{%- endif %}
-"""
-
 
 def write_byte_tokenizer(
     directory: str | Path, *, chat_template: str | None = CHATML_TEMPLATE, add_bos: bool = False
@@ -39,18 +42,6 @@ def write_byte_tokenizer(
     ``add_bos`` puts ``<|bos|>`` before every text that is encoded with special tokens, as Llama's
     tokenizers do. The bytes of the files depend on the arguments only.
     """
-    # Here and not above: whoever only asks where the demo model lies needs no tokenizers library.
-    from tokenizers import (  # noqa: PLC0415
-        AddedToken,
-        Tokenizer,
-        decoders,
-        models,
-        pre_tokenizers,
-        processors,
-    )
-
-    from radixserve.text.vocabulary import byte_alphabet  # noqa: PLC0415
-
     vocabulary = {char: byte for byte, char in enumerate(byte_alphabet())}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
