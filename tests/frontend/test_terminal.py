@@ -14,6 +14,7 @@ import pytest
 from rich.console import Console
 
 from radixserve.config import EngineConfig
+from radixserve.demo import DEMO_NOTE
 from radixserve.engine.interface import TextDelta
 from radixserve.errors import ConfigError, ContextLengthError
 from radixserve_frontend import chat_sources, terminal
@@ -296,8 +297,12 @@ def test_a_connection_that_breaks() -> None:
 
 
 @pytest.mark.parametrize("url", [None, "http://x"])
+@pytest.mark.parametrize("system", [None, "s"])
 def test_run_terminal_with_a_pipe(
-    url: str | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    url: str | None,
+    system: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     source = ScriptedSource(["Hello", FIGURES])
 
@@ -307,11 +312,13 @@ def test_run_terminal_with_a_pipe(
 
     monkeypatch.setattr(terminal, "open_source", opened)
     monkeypatch.setattr("sys.stdin", io.StringIO("hi\n"))
-    assert terminal.run_terminal(ChatConfig(url=url, system="s")) == 0
+    assert terminal.run_terminal(ChatConfig(url=url, system=system)) == 0
     shown = capsys.readouterr().out
     assert "Hello" in shown
     assert "20 of 30 prompt tokens cached" in shown
-    assert ("NOISE" in shown) is (url is None)
+    # Who has given it a document need not be told how.
+    assert (DEMO_NOTE in shown) is (url is None)
+    assert ("/system TEXT" in shown) is (url is None and system is None)
 
 
 def test_run_terminal_with_a_person(
