@@ -106,9 +106,8 @@ def serving(
 
 
 @contextmanager
-def running_server(*options: str, temporary: Path | None = None) -> Iterator[Serving]:
-    """A server of noise, named ``MODEL``."""
-    environ = {} if temporary is None else {"TMPDIR": str(temporary)}
+def running_server(*options: str, environ: Mapping[str, str] | None = None) -> Iterator[Serving]:
+    """A server of noise, named ``MODEL``; later options win over ``OPTIONS``."""
     with tempfile.TemporaryDirectory() as directory:
         # A model has one name where that is the path it is found by.
         Path(directory, MODEL).mkdir()

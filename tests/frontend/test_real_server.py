@@ -272,7 +272,7 @@ def test_a_second_interrupt_ends_at_once_and_leaves_nothing(tmp_path: Path) -> N
     """Not even the answers' last events are lost, nor does an engine, a socket or a traceback
     stay behind."""
     body = {"model": MODEL, "prompt": "x", "max_tokens": 4000, "ignore_eos": True, "stream": True}
-    with running_server(temporary=tmp_path) as server, server.client() as client:
+    with running_server(environ={"TMPDIR": str(tmp_path)}) as server, server.client() as client:
         pid = server.process.pid
         (engine_pid,) = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
         lines: list[str] = []

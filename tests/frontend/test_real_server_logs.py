@@ -2,27 +2,17 @@
 
 import contextlib
 import json
-import os
-import re
 import signal
-import subprocess
-import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 import httpx
 import pytest
 
-from support.noise_model import write_noise_model
+from tests.frontend.real_server import MODEL, TIMEOUT_S, Serving, running_server
 
-MODEL = "noise"
-START_S = 100.0
-TIMEOUT_S = 60.0
-OPTIONS = ("--dtype", "float32", "--num-pages", "256", "--num-threads", "1", "--port", "0")
 ALICE, BOB, OPS = "canary-key-of-alice-1", "canary-key-of-bob-12", "canary-key-of-ops-12"
 
 
@@ -30,20 +20,18 @@ ALICE, BOB, OPS = "canary-key-of-alice-1", "canary-key-of-bob-12", "canary-key-o
 class Logged:
     """A server whose every word is kept."""
 
-    process: "subprocess.Popen[str]"
-    url: str
-    out: IO[str]
+    server: Serving
     keys: Path
 
     def client(self, key: str) -> httpx.Client:
-        return httpx.Client(base_url=self.url, timeout=TIMEOUT_S, headers={"x-api-key": key})
+        url = self.server.url
+        return httpx.Client(base_url=url, timeout=TIMEOUT_S, headers={"x-api-key": key})
 
     def end(self) -> str:
         """Stop it as a supervisor does. Everything that it has said."""
-        self.process.send_signal(signal.SIGTERM)
-        assert self.process.wait(TIMEOUT_S) == 0
-        self.out.seek(0)
-        return self.out.read()
+        self.server.process.send_signal(signal.SIGTERM)
+        assert self.server.process.wait(TIMEOUT_S) == 0
+        return self.server.log()
 
 
 @contextmanager
@@ -51,41 +39,9 @@ def logging_server(directory: Path, *options: str) -> Iterator[Logged]:
     keys = directory / "keys.toml"
     keys.write_text(f'[tenants.alice]\nkeys = ["{ALICE}"]\n')
     keys.chmod(0o600)
-    model = directory / "noise"
-    model.mkdir()
-    write_noise_model(model)
-    environ = os.environ | {"RADIXSERVE_API_KEYS": f"ops+admin:{OPS}"}
-    with (directory / "said").open("w+") as out:
-        process = subprocess.Popen(
-            [
-                *(sys.executable, "-m", "radixserve_frontend", "serve", str(model), *OPTIONS),
-                *("--served-model-name", MODEL),
-                *("--api-keys-file", str(keys), "--log-level", "debug", *options),
-            ],
-            stdout=subprocess.PIPE,
-            stderr=out,
-            text=True,
-            env=environ,
-        )
-        timer = threading.Timer(START_S, process.kill)
-        timer.start()
-        try:
-            assert process.stdout is not None
-            url = None
-            for line in process.stdout:
-                found = re.search(r"listening +(http://\S+)", line)
-                url = found[1] if found else url
-                if "curl" in line:
-                    break
-            timer.cancel()
-            assert url is not None, out.read()
-            yield Logged(process, url, out, keys)
-        finally:
-            timer.cancel()
-            process.kill()
-            process.wait()
-            assert process.stdout is not None
-            process.stdout.close()
+    told = ("--api-keys-file", str(keys), "--log-level", "debug", *options)
+    with running_server(*told, environ={"RADIXSERVE_API_KEYS": f"ops+admin:{OPS}"}) as server:
+        yield Logged(server, keys)
 
 
 def environ_of_engine(server_pid: int) -> bytes:
@@ -124,11 +80,11 @@ def test_nothing_that_was_written_to_it_is_logged(tmp_path: Path) -> None:
             long = {**body, **prompt, "max_tokens": 512, "stream": True}
             with client.stream("POST", chat, json=long) as response:
                 next(response.iter_lines())
-        assert OPS.encode() not in environ_of_engine(server.process.pid)
+        assert OPS.encode() not in environ_of_engine(server.server.process.pid)
         with server.client(BOB) as client:
             assert client.get("/v1/models").status_code == 401
         server.keys.write_text(f'[tenants.bob]\nkeys = ["{BOB}"]\n')
-        server.process.send_signal(signal.SIGHUP)
+        server.server.process.send_signal(signal.SIGHUP)
         with server.client(BOB) as client:
             # The signal is on its way; without it the file's times would tell within a second.
             while client.get("/v1/models").status_code == 401:
