@@ -1,6 +1,7 @@
 """The page in a real browser against the real server: what is drawn, said, kept and refused."""
 
 import json
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -300,13 +301,29 @@ def test_the_latest_question_is_the_one_that_is_explained(user: PageUser) -> Non
     user.complaints = [each for each in user.complaints if "503" not in each]
 
 
-def test_the_models_are_asked_for_again(user: PageUser) -> None:
-    busy = {"error": {"message": "not just now"}}
-    user.page.route("**/v1/models", lambda route: route.fulfill(status=503, json=busy), times=1)
+@pytest.mark.parametrize(
+    ("failure", "says"),
+    [
+        ({"status": 503, "json": {"error": {"message": "not just now"}}}, "not just now"),
+        ({"status": 200, "content_type": "text/html", "body": "<p>A proxy."}, "JSON"),
+    ],
+)
+def test_the_models_are_asked_for_again(user: PageUser, failure: dict[str, Any], says: str) -> None:
+    """After three seconds, whatever the failure was, and not over and over."""
+    asked_s: list[float] = []
+
+    def note(request: Any) -> None:
+        if "v1/models" in request.url:
+            asked_s.append(time.monotonic())
+
+    user.page.on("request", note)
+    user.page.route("**/v1/models", lambda route: route.fulfill(**failure), times=1)
     user.page.reload()
-    user.page.locator("#notice", has_text="not just now").wait_for()
+    user.page.locator("#notice", has_text=says).wait_for()
     user.page.locator("#model-name", has_text=MODEL).wait_for()
     assert not user.page.locator("#notice").is_visible()
+    first_s, second_s = asked_s
+    assert second_s - first_s > 2.5
     user.complaints = [each for each in user.complaints if "503" not in each]
 
 
