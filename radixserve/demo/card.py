@@ -5,7 +5,7 @@
 
 Writes ``MODEL_CARD.md`` into the run's directory, or where ``--out`` says. Every figure in it comes
 from these two files; the prose says only what holds for every run of ``train.py``, and what is
-given as ``--remark``.
+given as ``--remark``: how long it took and why, where the weights are that it began with.
 """
 
 import argparse
@@ -98,9 +98,9 @@ takes the lengths, or the kinds, together. {identical}
     {command}
 
 On {machine}: {steps} steps of {tokens_per_step:,} tokens, {tokens} in all (padding included), in
-{minutes} minutes by the clock ({sessions}).{remark} Seed {seed}. The same command, in one
-session or in several with `--resume`, makes the same text and the same batches anywhere, and the
-same weights up to rounding.
+{minutes} minutes by the clock ({sessions}).{begun_with}{remark} Seed {seed}. The same command, in
+one session or in several with `--resume`, makes the same text and the same batches anywhere, and
+the same weights up to rounding.
 
 {layers} layers, width {hidden}, {heads} heads of {head_dim} ({kv_heads} of keys and values), inner
 width {intermediate}, {vocab:,} tokens (byte-level BPE, learnt from such text too), tied embeddings.
@@ -111,7 +111,7 @@ other text.
 
 
 def card(log: Sequence[Mapping[str, Any]], accuracy: Mapping[str, Any], *, remark: str = "") -> str:
-    """The card's text. ``remark``: sentences about how long the run took.
+    """The card's text. ``remark``: sentences about the run, behind how long it took.
 
     *Raises* ``CheckpointError`` if the run is not done, or the accuracy lacks a split.
     """
@@ -145,6 +145,7 @@ def card(log: Sequence[Mapping[str, Any]], accuracy: Mapping[str, Any], *, remar
         targets=_targets(accuracy["targets"]),
         measured_by=accuracy["command"],
         command=_command(log[0]["command"], plan["num_steps"]),
+        begun_with=_begun_with(log),
         remark=f" {remark.strip()}" if remark.strip() else "",
         machine="; then ".join(dict.fromkeys(session["machine"] for session in sessions)),
         minutes=f"{last['elapsed_s'] / 60:.0f}",
@@ -217,6 +218,14 @@ def _identity(differing: Mapping[str, int]) -> str:
     return f"Asked {_WAYS[first]}, then {compared}: {what}."
 
 
+def _begun_with(log: Sequence[Mapping[str, Any]]) -> str:
+    """Which weights it began with, if they were another training's."""
+    found = next((entry["begun_with"] for entry in log if "begun_with" in entry), None)
+    if found is None:
+        return ""
+    return f" It began with an earlier training's `model.safetensors`, of SHA-256 `{found}`."
+
+
 def _command(given: str, num_steps: int) -> str:
     """The command without a number of steps that it says twice."""
     steps = f" --steps {num_steps}"
@@ -228,7 +237,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m radixserve.demo.card")
     parser.add_argument("--run", type=Path, required=True, help="the training's directory")
     parser.add_argument("--accuracy", type=Path, required=True, help="what the benchmark wrote")
-    parser.add_argument("--remark", default="", help="sentences about how long the run took")
+    parser.add_argument(
+        "--remark", default="", help="sentences about the run, behind how long it took"
+    )
     parser.add_argument("--out", type=Path, help=f"the card (default: {NAME} beside the log)")
     chosen = parser.parse_args(arguments)
     try:

@@ -120,10 +120,12 @@ def held_out(
         dialogue = make_dialogue(chance, split=split, max_characters=characters)
         encoded = encode_dialogue(tokenizer, dialogue)
         document = encoded.num_system_tokens
-        if 0.75 * length <= document <= 1.15 * length and len(encoded.ids) <= max_tokens:
+        is_too_long = len(encoded.ids) > max_tokens
+        if 0.75 * length <= document <= 1.15 * length and not is_too_long:
             found.append((dialogue, encoded))
         else:
-            stretch *= 1.02 if document < length else 0.98
+            # A short document in too long a dialogue has much talk behind it: wait for one of less.
+            stretch *= 0.98 if is_too_long or document >= length else 1.02
     raise ValueError(
         f"{len(found)} of {count} dialogues of split {split} have documents of about {length} "
         f"tokens and {max_tokens} at most in all; the generator makes too few of them"

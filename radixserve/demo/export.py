@@ -54,7 +54,7 @@ def export(network: Network, tokenizer: Tokenizer, directory: Path) -> None:
 
 
 def weights(network: Network) -> dict[str, Tensor]:
-    """Every weight by its usual name, float32."""
+    """Every weight by its usual name, float32; of a network on the CPU, views of its own."""
     found = {
         "model.embed_tokens.weight": network.embedding.detach().cpu(),
         "model.norm.weight": network.norm.detach().cpu(),

@@ -28,30 +28,53 @@ from radixserve.demo.encoding import encode_dialogue
 from radixserve.demo.learner import Learner
 from radixserve.demo.network import Network, Shape
 from radixserve.demo.optimizer import Optimizer
-from radixserve.demo.schedule import Plan, steps_in
+from radixserve.demo.schedule import Plan, Stage, stages_from, steps_in
+from radixserve.demo.start import read_start
 from radixserve.demo.tokenizer import train_tokenizer
 from radixserve.demo.training import Machine, Training
 from radixserve.errors import ConfigError
 
 TOKENIZER_CHARACTERS = 3_000_000
 """Of generated text, for the tokenizer to learn from."""
-EXAMINATIONS_SHARE = 0.03
+VOCAB_SIZE = 2048
+"""Of a tokenizer for which no other size is given."""
+SHAPE = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_layers",
+    "num_heads",
+    "num_kv_heads",
+)
+"""What the command line may say of a network's shape, by the names of ``Shape``."""
+EXAMINATIONS_SHARE = 0.05
 """Of the time, what is set aside for examinations, checkpoints and compiling; an estimate."""
 
 
 def begin(chosen: argparse.Namespace, out: Path, machine: Machine) -> Training:
-    """A new training. *Raises* ``ConfigError`` if the directory has one."""
+    """A new training. *Raises* ``ConfigError`` if the directory has one, ``CheckpointError`` if
+    what it is to begin with cannot be read."""
     if (out / NAME).exists():
         raise ConfigError(f"{out} has a training; --resume it, or choose another --out")
+    stages = stages_from(chosen.shortest_rows)
+    start = None
+    if chosen.begin_with is not None:
+        start = read_start(Path(chosen.begin_with))
+        shape, tokenizer = start.network.shape, start.tokenizer
+    else:
+        asked = {name: value for name in SHAPE if (value := getattr(chosen, name)) is not None}
+        shape = Shape(**{"vocab_size": VOCAB_SIZE} | asked)
+        print(f"learning {shape.vocab_size:,} tokens from {TOKENIZER_CHARACTERS:,} characters ...")
+        tokenizer = train_tokenizer(texts(chosen.seed, TOKENIZER_CHARACTERS), size=shape.vocab_size)
+    plan = _plan(chosen, shape, stages, tokenizer, machine)
     out.mkdir(parents=True, exist_ok=True)
-    print(f"learning {chosen.vocab:,} tokens from {TOKENIZER_CHARACTERS:,} characters ...")
-    tokenizer = train_tokenizer(texts(chosen.seed, TOKENIZER_CHARACTERS), size=chosen.vocab)
-    plan = _plan(chosen, tokenizer, machine)
     # With the number of steps, if it was found here: what repeats this run anywhere.
     found = [] if chosen.steps is not None else ["--steps", str(plan.num_steps)]
     given = [*sys.argv[1:], *found]
     command = f"python -m radixserve.demo.train {shlex.join(given)}"
-    return Training.begin(out, plan, tokenizer, machine, make_dialogue, command=command)
+    return Training.begin(
+        out, plan, tokenizer, machine, make_dialogue, command=command, start=start
+    )
 
 
 def resume(_chosen: argparse.Namespace, out: Path, machine: Machine) -> Training:
@@ -133,21 +156,21 @@ def _said(dialogue: Dialogue) -> Iterator[str]:
         yield turn.answer
 
 
-def _plan(chosen: argparse.Namespace, tokenizer: Tokenizer, machine: Machine) -> Plan:
-    shape = Shape(
-        vocab_size=chosen.vocab,
-        hidden_size=chosen.hidden,
-        intermediate_size=chosen.intermediate,
-        num_layers=chosen.layers,
-        num_heads=chosen.heads,
-        num_kv_heads=chosen.kv_heads,
-    )
+def _plan(
+    chosen: argparse.Namespace,
+    shape: Shape,
+    stages: tuple[Stage, ...],
+    tokenizer: Tokenizer,
+    machine: Machine,
+) -> Plan:
     num_steps = chosen.steps
     if num_steps is None:
         print("measuring this machine's speed ...", flush=True)
         step_s = measure_step_s(shape, chosen.tokens_per_step, machine)
         print(f"{chosen.tokens_per_step / step_s:,.0f} tokens/s in rows of 512", flush=True)
-        num_steps = steps_in(60 * chosen.minutes * (1 - EXAMINATIONS_SHARE), step_s=step_s)
+        num_steps = steps_in(
+            60 * chosen.minutes * (1 - EXAMINATIONS_SHARE), step_s=step_s, stages=stages
+        )
     return Plan(
         shape=shape,
         num_steps=num_steps,
@@ -158,6 +181,7 @@ def _plan(chosen: argparse.Namespace, tokenizer: Tokenizer, machine: Machine) ->
         matrix_rate=chosen.matrix_rate,
         other_rate=chosen.other_rate,
         corpus=corpus_fingerprint(),
+        stages=stages,
         characters_per_token=_characters_per_token(tokenizer, chosen.seed),
     )
 
@@ -179,7 +203,9 @@ def measure_step_s(shape: Shape, tokens_per_step: int, machine: Machine) -> floa
     network = Network(shape).to(machine.device)
     network.compute_dtype = machine.dtype
     learn = Learner(network, is_compiled=machine.is_compiled)
-    optimizer = Optimizer(network, matrix_rate=0.0, other_rate=0.0, weight_decay=0.0)
+    optimizer = Optimizer(
+        network, matrix_rate=0.0, other_rate=0.0, weight_decay=0.0, dtype=machine.dtype
+    )
     chance = np.random.default_rng(0)
     count = tokens_per_step // 2
     batch = Batch(

@@ -127,6 +127,17 @@ def plan_from_dict(entries: dict[str, Any]) -> Plan:
     return Plan(**{**entries, "shape": shape, "stages": stages, "exam_lengths": exam_lengths})
 
 
+def stages_from(shortest: int) -> tuple[Stage, ...]:
+    """The stages whose rows are so long or longer, in the same proportions. *Raises* ``ValueError``
+    if there is none."""
+    stages = tuple(stage for stage in STAGES if stage.length >= shortest)
+    if not stages:
+        raise ValueError(
+            f"no rows are as long as {shortest:,} tokens; {STAGES[-1].length:,} at most"
+        )
+    return stages
+
+
 def steps_in(time_s: float, *, step_s: float, stages: tuple[Stage, ...] = STAGES) -> int:
     """How many steps a training of so long has, where one with rows of 512 takes ``step_s``."""
     in_order = [_relative_step(stages, index) for index in range(len(stages))]

@@ -2,12 +2,16 @@
 
     python -m radixserve.demo.train --out demo-run --minutes 150
     python -m radixserve.demo.train --out demo-run --resume
+    python -m radixserve.demo.train --out further --begin-with demo-run --seed 1 \\
+        --shortest-rows 512 --matrix-rate 0.008 --other-rate 0.0012
 
 The text is made while it trains. Ctrl-C, SIGTERM or a power cut end a session; ``--resume`` goes on
 from where it was, at most a minute earlier. The directory is an ordinary Hugging Face checkpoint
 from the first examination on. What decides the result is the seed and the plan, which is printed,
-logged and kept in the checkpoint; ``--minutes`` only chooses the plan's length by measuring this
-machine's speed (``--steps`` says it directly, and repeats another machine's run).
+logged and kept in the checkpoint (and the weights, where they are not drawn); ``--minutes`` only
+chooses the plan's length by measuring this machine's speed (``--steps`` says it directly, and
+repeats another machine's run). ``--begin-with`` is a new training that begins with another's
+weights and tokenizer: at lower rates, and with a seed of its own, or it is shown the same text.
 """
 
 import argparse
@@ -61,13 +65,27 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--session-minutes", type=float, default=float("inf"), help="pause after so long")
     add("--minutes", type=float, default=150.0, help="length of the training (default: 150)")
     add("--steps", type=int, help="length of the training in steps, whatever time they take")
-    add("--seed", type=int, default=0, help="of weights, text and batches (default: 0)")
-    add("--vocab", type=int, default=2048, help="tokens of the tokenizer (default: 2048)")
-    add("--layers", type=int, default=6)
-    add("--hidden", type=int, default=256)
-    add("--intermediate", type=int, default=640)
-    add("--heads", type=int, default=4, help="of 64 channels each (default: 4)")
-    add("--kv-heads", type=int, default=4)
+    add("--seed", type=int, default=0, help="of text, batches and drawn weights (default: 0)")
+    add(
+        "--begin-with",
+        metavar="DIRECTORY",
+        help="a trained checkpoint, whose shape, weights and tokenizer are taken",
+    )
+    shape = [
+        add("--vocab", dest="vocab_size", type=int, help="tokens of the tokenizer (default: 2048)"),
+        add("--layers", dest="num_layers", type=int, help="default: 6"),
+        add("--hidden", dest="hidden_size", type=int, help="width of the stream (default: 256)"),
+        add("--intermediate", dest="intermediate_size", type=int, help="of the MLP (default: 640)"),
+        add("--heads", dest="num_heads", type=int, help="of 64 channels each (default: 4)"),
+        add("--kv-heads", dest="num_kv_heads", type=int, help="default: 4"),
+    ]
+    add(
+        "--shortest-rows",
+        type=int,
+        default=0,
+        metavar="TOKENS",
+        help="leave out the stages whose rows are shorter (default: none)",
+    )
     add("--tokens-per-step", type=int, default=8192)
     add("--text-share", type=float, default=1 / 3, help="of the text, learnt from (default: 1/3)")
     add("--text-weight", type=float, default=1.0, help="of such a token (an answer's: 1)")
@@ -83,7 +101,15 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         default=True,
         help="compile the layers; needs a C++ compiler (default: yes)",
     )
-    return parser.parse_args(arguments)
+    chosen = parser.parse_args(arguments)
+    if chosen.begin_with is not None:
+        if chosen.resume:
+            parser.error("a training that goes on has its weights; leave out --begin-with")
+        for flag in shape:
+            if getattr(chosen, flag.dest) is not None:
+                name = flag.option_strings[0]
+                parser.error(f"--begin-with takes the checkpoint's own shape; leave out {name}")
+    return chosen
 
 
 if __name__ == "__main__":

@@ -1,13 +1,15 @@
 """A training: from a plan to trained weights, in any number of sessions.
 
-Everything that decides what is learnt is in the plan; this module runs it. A session may end at any
+Everything that decides what is learnt is in the plan, and in the weights that it begins with where
+they are another training's; this module runs it. A session may end at any
 step, by a signal or by force: the next one goes on from the last checkpoint and computes the very
 losses that an unbroken training would have (on the CPU; a test compares them).
 
 The directory of a training:
 
     last.pt           where it stands (checkpoint.py)
-    log.jsonl         a line for the plan, then one for every tenth step and for every examination
+    log.jsonl         a line for the plan, one for each session, one for the weights that it begins
+                      with, if any; then one for every tenth step and for every examination
     tokenizer.json    and the other files of a checkpoint, written at each examination: they can be
     ...               served while the training goes on
 """
@@ -36,15 +38,17 @@ from radixserve.demo.network import Network
 from radixserve.demo.optimizer import Optimizer
 from radixserve.demo.prefetch import batches
 from radixserve.demo.schedule import Plan
+from radixserve.demo.start import Start
 from radixserve.demo.tokenizer import load_tokenizer, save_tokenizer
 
 LOG = "log.jsonl"
 LOG_EVERY = 10
 SAVE_EVERY_S = 60.0
-NUM_EXAMINATIONS = 24
+NUM_EXAMINATIONS = 10
+"""More would take too much of a training on a slow machine."""
 PER_CELL = 12
-"""Dialogues of each held-out split and length in an examination: about a thousand answers in all,
-a few seconds."""
+"""Dialogues of each held-out split and length in an examination: 1,500 answers in all, some seconds
+or, on a processor without bfloat16, half a minute."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +93,7 @@ class Training:
             matrix_rate=plan.matrix_rate,
             other_rate=plan.other_rate,
             weight_decay=plan.weight_decay,
+            dtype=machine.dtype,
         )
         if state is not None:
             self._optimizer.load(state.optimizer)
@@ -115,11 +120,16 @@ class Training:
         make_dialogue: DialogueMaker,
         *,
         command: str,
+        start: Start | None = None,
     ) -> "Training":
         """A new one, in a directory that exists. From now on it can be resumed. ``command`` is what
-        the model card says it was begun with."""
+        the model card says it was begun with; ``start``: whose weights to begin with, in place of
+        drawn ones; its tokenizer should be ``tokenizer``."""
         save_tokenizer(tokenizer, directory)
         training = cls(directory, None, plan, machine, make_dialogue, command)
+        if start is not None:
+            training.network.load_state_dict(start.network.state_dict())
+            training._write({"begun_with": start.sha256})
         training.save()
         return training
 

@@ -7,13 +7,15 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, models
 
 from radixserve.demo import card, exact, preparation, train, training
 from radixserve.demo.batches import Batch
@@ -26,6 +28,7 @@ from radixserve.demo.network import Network, Shape
 from radixserve.demo.optimizer import Optimizer
 from radixserve.demo.prefetch import batches
 from radixserve.demo.schedule import Plan, Stage
+from radixserve.demo.start import Start, read_start
 from radixserve.demo.training import LOG, Machine, Training
 from radixserve.errors import CheckpointError
 from tests.support.tiny_dialogues import make_dialogue, tiny_tokenizer
@@ -42,10 +45,21 @@ PLAN = Plan(
 MACHINE = Machine("cpu", torch.float32, is_compiled=False, num_workers=0, description="a test")
 
 
-def begin(directory: Path, plan: Plan = PLAN, machine: Machine = MACHINE) -> Training:
+def begin(
+    directory: Path,
+    plan: Plan = PLAN,
+    machine: Machine = MACHINE,
+    start: Start | None = None,
+) -> Training:
     directory.mkdir()
     return Training.begin(
-        directory, plan, tiny_tokenizer(), machine, make_dialogue, command="train --seed 3"
+        directory,
+        plan,
+        tiny_tokenizer(),
+        machine,
+        make_dialogue,
+        command="train --seed 3",
+        start=start,
     )
 
 
@@ -122,6 +136,76 @@ def test_what_a_killed_session_did_after_its_checkpoint_is_done_again(
         log.write('{"step": 14, "answ')
     Training.resume(directory, MACHINE, make_dialogue).run(progress=False)
     assert entries(directory) == entries(unbroken)
+
+
+def test_a_training_begins_with_what_another_left(unbroken: Path, tmp_path: Path) -> None:
+    start = read_start(unbroken)
+    assert start.network.shape == PLAN.shape
+    weights, left = start.network.state_dict(), load_state(unbroken).weights
+    assert weights.keys() == left.keys()
+    for name, weight in weights.items():
+        assert torch.equal(weight, left[name].bfloat16().float())
+    directory = tmp_path / "run"
+    begun = begin(directory, start=start)
+    assert begun.num_steps_done == 0
+    assert entries(directory)[1:] == [{"begun_with": start.sha256}]
+    # From its first checkpoint on: whoever resumes it must not begin with drawn weights.
+    kept = load_state(directory).weights
+    assert all(torch.equal(weight, kept[name]) for name, weight in weights.items())
+    begun.run(max_steps=3, progress=False)
+    losses = [entry["answer_loss"] for entry in entries(directory) if "answer_loss" in entry]
+    drawn = [entry["answer_loss"] for entry in entries(unbroken) if "answer_loss" in entry]
+    assert max(losses) < 0.7 * drawn[0]
+
+
+def _without(path: Path) -> None:
+    path.unlink()
+
+
+def _torn(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def _changed(key: str, value: object) -> Callable[[Path], None]:
+    def change(path: Path) -> None:
+        path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
+
+    return change
+
+
+def _with_tensor(path: Path) -> None:
+    save_file({**load_file(path), "lm_head.weight": torch.ones(2)}, path)
+
+
+def _of_others(path: Path) -> None:
+    Tokenizer(models.BPE()).save(str(path))
+
+
+@pytest.mark.parametrize(
+    ("file", "harm", "complaint"),
+    [
+        ("config.json", _without, "is not the config of a trained demo model"),
+        ("config.json", _torn, "is not the config of a trained demo model"),
+        ("config.json", _changed("num_key_value_heads", 0), "is not the config"),
+        ("config.json", _changed("rope_scaling", {}), "has another rope_scaling than"),
+        ("config.json", _changed("num_hidden_layers", 3), r"differ in 11 tensors, such as model"),
+        ("config.json", _changed("intermediate_size", 96), "differ in 6 tensors, such as model"),
+        ("model.safetensors", _without, "cannot be read: .*give the directory"),
+        ("model.safetensors", _torn, "cannot be read: .*give the directory"),
+        ("model.safetensors", _with_tensor, "differ in 1 tensors, such as lm_head.weight"),
+        ("tokenizer.json", _without, "the tokenizer of .* cannot be read"),
+        ("tokenizer.json", _torn, "the tokenizer of .* cannot be read"),
+        ("tokenizer.json", _of_others, "has 0 tokens and the model 320"),
+    ],
+)
+def test_what_no_training_has_left_is_refused(
+    unbroken: Path, tmp_path: Path, file: str, harm: Callable[[Path], None], complaint: str
+) -> None:
+    for name in ("config.json", "model.safetensors", "tokenizer.json"):
+        (tmp_path / name).write_bytes((unbroken / name).read_bytes())
+    harm(tmp_path / file)
+    with pytest.raises(CheckpointError, match=complaint):
+        read_start(tmp_path)
 
 
 def test_a_signal_ends_a_session_behind_its_step(
@@ -211,7 +295,9 @@ def test_an_answer_is_right_when_it_would_be_generated() -> None:
     """One pass must judge as token by token generation does."""
     network = Network(PLAN.shape, seed=1)
     tokenizer = tiny_tokenizer()
-    optimizer = Optimizer(network, matrix_rate=0.05, other_rate=0.01, weight_decay=0.0)
+    optimizer = Optimizer(
+        network, matrix_rate=0.05, other_rate=0.01, weight_decay=0.0, dtype=torch.float32
+    )
     learn = Learner(network, is_compiled=False)
     # Two batches, learnt by heart: some answers come right, others do not.
     made = list(batches(PLAN, tokenizer, make_dialogue, first_step=28, num_workers=0))
@@ -273,6 +359,19 @@ def test_documents_of_the_asked_length_are_found_or_missed() -> None:
     )
     lengths = [encoded.num_system_tokens for _, encoded in found]
     assert all(225 <= length <= 345 for length in lengths)
+    # Room for hardly more than the document, and a guess that is far too low or too high.
+    for guess in (0.5, 9.0):
+        tight = {"max_tokens": 420, "characters_per_token": guess, "seed": 1}
+        found = held_out(
+            tokenizer,
+            make_dialogue,
+            Split.HELD_OUT_VALUES,
+            300,
+            count=5,
+            **tight,  # type: ignore[arg-type]  # a dictionary of several types
+        )
+        assert all(225 <= encoded.num_system_tokens <= 345 for _, encoded in found)
+        assert all(len(encoded.ids) <= 420 for _, encoded in found)
     assert encode_dialogue(tokenizer, found[0][0]) == found[0][1]
     arguments["max_tokens"] = 200
     with pytest.raises(ValueError, match="0 of 5"):
@@ -314,6 +413,39 @@ def test_from_the_command_line(
     assert plan["command"].endswith(f"--minutes 3.2 --steps {plan['plan']['num_steps']}")
     assert train.main(["--out", str(tmp_path / "none"), "--resume"]) == 1
     assert "is not there" in capsys.readouterr().err
+
+
+def test_begun_with_a_checkpoint_from_the_command_line(
+    unbroken: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(preparation, "make_dialogue", make_dialogue)
+    out = tmp_path / "run"
+    flags = ["--out", str(out), "--no-compile", "--workers", "0", "--session-minutes", "0"]
+    flags += ["--tokens-per-step", "2048", "--steps", "9"]
+    assert train.main([*flags, "--begin-with", str(tmp_path)]) == 1
+    assert "is not the config" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        train.main([*flags, "--begin-with", str(unbroken), "--kv-heads", "2"])
+    assert "leave out --kv-heads" in capsys.readouterr().err
+    rows = ["--begin-with", str(unbroken), "--shortest-rows"]
+    assert train.main([*flags, *rows, "4096"]) == 1
+    assert "no rows are as long as 4,096 tokens; 2,048 at most" in capsys.readouterr().err
+    assert not out.exists()
+    assert train.main([*flags, *rows, "1024"]) == 0
+    assert "paused at step 1" in capsys.readouterr().out
+    state = load_state(out)
+    assert state.plan.shape == PLAN.shape
+    assert [stage.length for stage in state.plan.stages] == [1024, 2048]
+    assert (out / "tokenizer.json").read_bytes() == (unbroken / "tokenizer.json").read_bytes()
+    for name, weight in read_start(unbroken).network.state_dict().items():
+        # One step moves it by less than it is long; a drawn one would point elsewhere.
+        assert (state.weights[name] - weight).norm() < 0.5 * weight.norm(), name
+    with pytest.raises(SystemExit):
+        train.main([*flags, "--begin-with", str(unbroken), "--resume"])
+    assert "leave out --begin-with" in capsys.readouterr().err
 
 
 ACCURACY = {
@@ -359,6 +491,9 @@ def test_the_card_says_what_was_measured(unbroken: Path, tmp_path: Path) -> None
     assert "together. Asked without it." in words(alone)
     twice = [{**log[0], "command": "train --steps 30 --steps 30"}, *log[1:]]
     assert "    train --steps 30\n" in card.card(twice, ACCURACY)
+    begun = [log[0], {"begun_with": "ab12"}, *log[1:]]
+    whose = "It began with an earlier training's `model.safetensors`, of SHA-256 `ab12`. Twice."
+    assert whose in words(card.card(begun, ACCURACY, remark="Twice."))
     with pytest.raises(CheckpointError, match="nothing about phrasings"):
         card.card(log, {**ACCURACY, "right": {"values": {}}})
     with pytest.raises(CheckpointError, match="29 of 30 steps"):

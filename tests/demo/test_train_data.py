@@ -16,7 +16,7 @@ from radixserve.demo.corpus.dialogue import Dialogue, Split, Turn
 from radixserve.demo.corpus.generate import LEAST_CHARACTERS
 from radixserve.demo.encoding import encode_dialogue, messages
 from radixserve.demo.network import Shape
-from radixserve.demo.schedule import STAGES, Plan, Stage, plan_from_dict, steps_in
+from radixserve.demo.schedule import STAGES, Plan, Stage, plan_from_dict, stages_from, steps_in
 from radixserve.demo.tokenizer import (
     IM_END_ID,
     PAD_ID,
@@ -203,6 +203,15 @@ def test_stages_share_the_time_as_they_say() -> None:
     plan = Plan(Shape(320), num_steps=num_steps)
     taken_s = sum(0.5 / speeds[plan.length(step)] for step in range(num_steps))
     assert taken_s == pytest.approx(600.0, rel=0.03)
+
+
+def test_stages_of_short_rows_can_be_left_out() -> None:
+    assert stages_from(0) == stages_from(192) == STAGES
+    assert stages_from(321) == STAGES[2:]
+    plan = Plan(Shape(320), num_steps=1000, stages=stages_from(512))
+    assert {plan.length(step) for step in range(1000)} == {512, 1024, 2048}
+    with pytest.raises(ValueError, match="no rows are as long"):
+        stages_from(2049)
 
 
 def test_the_rate_rises_and_falls() -> None:

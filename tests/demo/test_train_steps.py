@@ -116,9 +116,32 @@ def test_orthogonal_moves_all_directions_about_equally() -> None:
         assert (rough - found).norm() < 0.05 * found.norm()
 
 
+def test_the_optimizer_multiplies_in_the_type_it_is_told() -> None:
+    """Nearly the same weights; float32 for processors that are slow at bfloat16."""
+    moved = []
+    for dtype in (torch.float32, torch.bfloat16):
+        network = randomised()
+        before = {name: weight.detach().clone() for name, weight in network.named_parameters()}
+        rates = {"matrix_rate": 0.1, "other_rate": 0.01, "weight_decay": 0.0}
+        optimizer = Optimizer(network, **rates, dtype=dtype)
+        random = torch.Generator().manual_seed(4)
+        for weight in network.parameters():
+            weight.grad = torch.randn(weight.shape, generator=random)
+        optimizer.step(1.0)
+        moved.append(
+            {name: weight.detach() - before[name] for name, weight in network.named_parameters()}
+        )
+    exact, rough = moved
+    for name, by in exact.items():
+        assert (by - rough[name]).norm() < 0.05 * by.norm(), name
+    assert any(not torch.equal(by, rough[name]) for name, by in exact.items())
+
+
 def test_the_optimizer_follows_its_formulas() -> None:
     network = randomised()
-    optimizer = Optimizer(network, matrix_rate=0.1, other_rate=0.01, weight_decay=0.2)
+    optimizer = Optimizer(
+        network, matrix_rate=0.1, other_rate=0.01, weight_decay=0.2, dtype=torch.bfloat16
+    )
     reference = {name: weight.detach().clone() for name, weight in network.named_parameters()}
     others = [name for name in reference if reference[name].ndim == 1 or name == "embedding"]
     adam = torch.optim.AdamW(
@@ -170,7 +193,9 @@ def test_a_long_gradient_is_scaled_down() -> None:
     lengths = []
     for factor in (1.0, 100.0):
         network = randomised()
-        optimizer = Optimizer(network, matrix_rate=0.1, other_rate=0.01, weight_decay=0.0)
+        optimizer = Optimizer(
+            network, matrix_rate=0.1, other_rate=0.01, weight_decay=0.0, dtype=torch.bfloat16
+        )
         for weight in network.parameters():
             weight.grad = torch.full_like(weight, factor)
         assert optimizer.step(1.0) == pytest.approx(factor * SHAPE.num_parameters**0.5, rel=1e-4)
@@ -181,7 +206,9 @@ def test_a_long_gradient_is_scaled_down() -> None:
 
 
 def state_of(network: Network, num_steps_done: int) -> TrainingState:
-    optimizer = Optimizer(network, matrix_rate=0.1, other_rate=0.01, weight_decay=0.0)
+    optimizer = Optimizer(
+        network, matrix_rate=0.1, other_rate=0.01, weight_decay=0.0, dtype=torch.bfloat16
+    )
     plan = Plan(SHAPE, num_steps=9)
     return TrainingState(plan, num_steps_done, 12.5, 2, 77, network.state_dict(), optimizer.state())
 
