@@ -13,7 +13,7 @@ of a keyword and phrases between bars, going on where a line begins with a space
 ``labels`` head fields and columns. ``nouns`` follow "the". ``facts`` are predicates, and the first
 is the one of answers. ``asks`` are questions, ``clauses`` the same within a sentence. ``opposite``
 are yes-or-no questions whose answer is no where the value is right ("Is {x} open on {v}?"), and
-``otherwise`` is the fact as said after a yes to one of them ("is closed only on {v}s").
+``otherwise`` is the fact as said before a yes to one of them ("is closed only on {v}s").
 
 ``{x}`` is the subject, ``{o}`` too, but where no pronoun may stand; ``{xs}`` is its possessive
 ("Maria's", "her"), ``{her}`` the possessive that points back at it, ``{v}`` the value, and ``{av}``

@@ -165,4 +165,8 @@ ENDINGS = (", please?", " please", ", please", " please?", " Thanks!", " Thank y
 """In place of a question's mark; those that begin with a capital follow the mark."""
 
 ABSENT_ANSWER = "That is not in the document."
+UNTOLD_ANSWER = "{x} is in the document, but that is not."
+"""Of a subject that the document tells of."""
+UNKNOWN_VALUE = "not in the document"
+"""In place of the subject that has a value."""
 NO_DOCUMENT_ANSWER = "There is no document to look in."

@@ -15,8 +15,8 @@ from radixserve.demo.corpus.wording import Wording
 
 NO_DOCUMENT_SHARE = 0.04
 TURN_CHARACTERS = 92
-"""About how much a question and its answer take."""
-MOST_TURNS = 22
+"""Of a dialogue, set aside for each turn that is wanted."""
+MOST_TURNS = 36
 LEAST_CHARACTERS = 300
 
 

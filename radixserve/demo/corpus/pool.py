@@ -33,12 +33,15 @@ class Pool:
 
     def coined(self, chance: Chance) -> str:
         """A word spliced from two of the training's, "Bruna" of "Bruno" and "Anna", or one of them.
+        The back begins in a small letter.
 
         It may be a held-out word of any list: to refuse it is the caller's. *Mutates* the stream.
         """
         front, back = chance.pick(self.train), chance.pick(self.train)
         start = front[: chance.between(2, max(2, len(front) - 1))]
         end = back[chance.between(1, max(1, len(back) - 2)) :]
+        # A capital within a word would be read as the beginning of another.
+        end = end[:1].lower() + end[1:]
         # No space and no hyphen at the joint.
         is_joined = (start[-1:] + end[:1]).isalpha()
         return start + end if is_joined and len(start + end) <= LONGEST_COINED else front

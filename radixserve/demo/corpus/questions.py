@@ -12,14 +12,15 @@ from radixserve.demo.corpus.dialogue import Turn
 from radixserve.demo.corpus.document import Document
 from radixserve.demo.corpus.domains.people import PEOPLE
 from radixserve.demo.corpus.extra_attributes import draw_attribute
-from radixserve.demo.corpus.grammar import capitalised, listed, plural_of, question_of, with_article
+from radixserve.demo.corpus.grammar import capitalised, listed, plural_of, question_of
+from radixserve.demo.corpus.inverse import inverse_answer, inverse_question
 from radixserve.demo.corpus.names import SUBJECTS
 from radixserve.demo.corpus.prose import predicate
 from radixserve.demo.corpus.section import Section
 from radixserve.demo.corpus.setting import Setting
 from radixserve.demo.corpus.subject import Subject
 from radixserve.demo.corpus.values import VALUES
-from radixserve.demo.corpus.wording import Wording, called
+from radixserve.demo.corpus.wording import Reference, Wording, called
 
 MOST_LISTED = 3
 
@@ -31,6 +32,8 @@ class Topic:
     section: Section
     subject: Subject
     attribute: Attribute
+    name: str
+    """What the conversation calls the subject, within a sentence."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +65,9 @@ class Questioner:
         topic = self._topic()
         if topic is None:
             return None
-        question = self.wording.ask(topic.attribute, self.wording.refer(topic.subject))
+        reference = self.wording.refer(topic.subject)
+        question = self.wording.ask(topic.attribute, reference)
+        topic = replace(topic, name=reference.in_answer)
         return self._asked(question, topic, topic.section.form.value)
 
     def same_subject(self, topic: Topic) -> Asked | None:
@@ -77,14 +82,14 @@ class Questioner:
         if not others or (topic.subject.pronoun != "it" and topic.attribute.value == "person"):
             return None
         attribute = self.chance.pick(others)
-        reference = self.wording.pronoun(topic.subject)
+        reference = self.wording.pronoun(topic.subject, topic.name)
         if self.chance.hits(0.35):
             template = self.wording.phrase(frames.ELLIPTIC_FRAMES)
             question = self.wording.put(self.wording.name(attribute, template), reference)
         else:
             opening = "And" if self.chance.hits(0.3) else ""
             question = self.wording.ask(attribute, reference, opening=opening)
-        return self._asked(question, Topic(topic.section, topic.subject, attribute), "follow-up")
+        return self._asked(question, replace(topic, attribute=attribute), "follow-up")
 
     def other_subject(self, topic: Topic) -> Asked | None:
         """The same attribute of another subject of the section."""
@@ -101,10 +106,12 @@ class Questioner:
             stranger = self._stranger(topic.section)
             return self._absent(self.wording.put(template, called(stranger, stranger.full)))
         subject = self.chance.pick(others)
-        question = self.wording.put(template, self.wording.refer(subject))
+        reference = self.wording.refer(subject)
+        question = self.wording.put(template, reference)
         if topic.attribute.part_of(subject.facts) is None:
-            return self._absent(question)
-        return self._asked(question, Topic(topic.section, subject, topic.attribute), "follow-up")
+            return self._untold(question, reference)
+        topic = replace(topic, subject=subject, name=reference.in_answer)
+        return self._asked(question, topic, "follow-up")
 
     def double(self) -> Asked | None:
         """Two attributes of a subject in one question."""
@@ -120,17 +127,17 @@ class Questioner:
         ]
         if not others or topic.attribute.value == "person":
             return None
-        second = Topic(topic.section, topic.subject, self.chance.pick(others))
         reference = self.wording.refer(topic.subject)
+        second = replace(topic, attribute=self.chance.pick(others), name=reference.in_answer)
         one = self.chance.pick(topic.attribute.asks.train)
         other = self.chance.pick(second.attribute.asks.train)
         if "{o}" in other:
             other = self.wording.name(second.attribute, "what is {xs} {n}?")
-        other = self.wording.fill(other, self.wording.pronoun(topic.subject))
+        other = self.wording.fill(other, self.wording.pronoun(topic.subject, reference.in_answer))
         template = self.wording.phrase(frames.DOUBLE_FRAMES).replace("{a}", one.rstrip("?"))
         template = template.replace("{b}", f"{other[:1].lower()}{other[1:]}".rstrip("?"))
         question = self.wording.put(template, reference)
-        answer = f"{topic.subject.full} {self._canonical(topic)} and {self._canonical(second)}."
+        answer = f"{second.name} {self._canonical(topic)} and {self._canonical(second)}."
         return Asked(Turn(question, capitalised(answer), "two facts"), second)
 
     def inverse(self) -> Asked | None:
@@ -142,11 +149,16 @@ class Questioner:
         if self._times_told(value) != 1 or (topic.subject.name, value) in self._turned:
             return None
         self._turned.add((topic.subject.name, value))
-        question = self._inverse_question(topic.section, topic.attribute, value)
-        return self._asked(question, topic, "inverse")
+        question = inverse_question(self.wording, topic.section, topic.attribute, value)
+        answer = inverse_answer(topic.section, topic.attribute, value, topic.subject.full)
+        self._done.add((topic.subject.name, topic.attribute.key))
+        return Asked(Turn(question, answer, "inverse"), topic)
 
     def check(self) -> Asked | None:
-        """Whether a subject has a value: the one it has, or another that it could have."""
+        """Whether a subject has a value: the one it has, or another that it could have.
+
+        The fact comes first and the yes or no behind it, as one finds them.
+        """
         topic = self._topic(unasked=False)
         if topic is None or topic.attribute.is_part:
             return None
@@ -157,13 +169,15 @@ class Questioner:
         right = subject.facts[attribute.key]
         value = right if self.chance.hits(0.5) else self._other_value(topic, right)
         reference = self.wording.refer(subject)
+        topic = replace(topic, name=reference.in_answer)
+        name = capitalised(topic.name)
         yes = value == right
         if attribute.otherwise and self.chance.hits(0.7):
             question = self.wording.put(self.wording.phrase(attribute.opposite), reference, v=value)
             if yes:
-                answer = f"No, {subject.full} {self._canonical(topic)}."
+                answer = f"{name} {self._canonical(topic)}, so no."
             else:
-                answer = f"Yes, {subject.full} {attribute.otherwise.replace('{v}', right)}."
+                answer = f"{name} {attribute.otherwise.replace('{v}', right)}, so yes."
             return Asked(Turn(question, answer, "yes-no"), topic)
         # "Is it true that it does not open" asks for a no that means yes.
         positive = [fact for fact in attribute.facts if not fact.startswith("does not")]
@@ -171,7 +185,7 @@ class Questioner:
         template = self.wording.phrase(frames.CHECK_FRAMES)
         template = template.replace("{q}", question_of(fact)).replace("{f}", fact)
         question = self.wording.put(template, reference)
-        answer = f"{'Yes' if yes else 'No'}, {subject.full} {self._canonical(topic)}."
+        answer = f"{name} {self._canonical(topic)}, so {'yes' if yes else 'no'}."
         return Asked(Turn(question, answer, "yes-no"), topic)
 
     def several(self) -> Asked | None:
@@ -201,8 +215,9 @@ class Questioner:
         fact = predicate(self.chance.pick(attribute.facts), "their", value)
         template = self.wording.phrase(frames.LIST_FRAMES)
         question = self.wording.put(template, fs=plural_of(fact), nouns=section.nouns)
-        answer = plural_of(predicate(attribute.facts[0], "their", value))
-        return Asked(Turn(question, f"{capitalised(listed(having))} {answer}.", "list"))
+        told = plural_of(predicate(attribute.facts[0], "their", value))
+        answer = f"The {section.nouns} that {told} are {listed(having)}."
+        return Asked(Turn(question, answer, "list"))
 
     def summary(self) -> Asked | None:
         """The first two facts that the document has of a subject."""
@@ -216,9 +231,11 @@ class Questioner:
             predicate(by_key[key].facts[0], subject.possessive, subject.facts[key]) for key in keys
         ]
         template = self.wording.phrase(frames.SUMMARY_FRAMES)
-        question = self.wording.put(template, self.wording.refer(subject))
-        answer = f"{capitalised(subject.full)} {facts[0]} and {facts[1]}."
-        return Asked(Turn(question, answer, "summary"), Topic(section, subject, by_key[keys[1]]))
+        reference = self.wording.refer(subject)
+        question = self.wording.put(template, reference)
+        topic = Topic(section, subject, by_key[keys[1]], reference.in_answer)
+        answer = f"{capitalised(topic.name)} {facts[0]} and {facts[1]}."
+        return Asked(Turn(question, answer, "summary"), topic)
 
     def contents(self) -> Asked | None:
         """What the document is about."""
@@ -250,7 +267,9 @@ class Questioner:
         value = VALUES[attribute.value](self.setting)
         if self._times_told(value):
             return None
-        return self._absent(self._inverse_question(section, attribute, value))
+        question = inverse_question(self.wording, section, attribute, value)
+        answer = inverse_answer(section, attribute, value, frames.UNKNOWN_VALUE)
+        return Asked(Turn(question, answer, "absent"))
 
     def missing_attribute(self) -> Asked | None:
         """Something that the document leaves out about a subject it has."""
@@ -271,7 +290,7 @@ class Questioner:
         if extra in section.attributes:
             return None
         reference = self.wording.refer(subject)
-        return self._absent(self.wording.ask(self.chance.pick(missing), reference))
+        return self._untold(self.wording.ask(self.chance.pick(missing), reference), reference)
 
     def _stranger(self, section: Section) -> Subject:
         """A subject that the document lacks; at times half its name is that of one it has."""
@@ -303,7 +322,7 @@ class Questioner:
             if attribute.part_of(subject.facts) is None:
                 continue
             if not (unasked and (subject.name, attribute.key) in self._done):
-                return Topic(section, subject, attribute)
+                return Topic(section, subject, attribute, subject.full)
         return None
 
     def _times_told(self, value: str) -> int:
@@ -319,11 +338,15 @@ class Questioner:
 
     def _asked(self, question: str, topic: Topic, kind: str) -> Asked:
         self._done.add((topic.subject.name, topic.attribute.key))
-        answer = f"{capitalised(topic.subject.full)} {self._canonical(topic)}."
+        answer = f"{capitalised(topic.name)} {self._canonical(topic)}."
         return Asked(Turn(question, answer, kind), topic)
 
     def _absent(self, question: str) -> Asked:
         return Asked(Turn(question, frames.ABSENT_ANSWER, "absent"))
+
+    def _untold(self, question: str, reference: Reference) -> Asked:
+        answer = frames.UNTOLD_ANSWER.replace("{x}", capitalised(reference.in_answer))
+        return Asked(Turn(question, answer, "absent"))
 
     def _other_value(self, topic: Topic, right: str) -> str:
         """A wrong value: most often one that another subject has."""
@@ -336,27 +359,6 @@ class Questioner:
             if value != right:
                 return value
         return right
-
-    def _inverse_question(self, section: Section, attribute: Attribute, value: str) -> str:
-        chance = self.chance
-        noun = section.noun
-        if section.domain.is_people:
-            words = {"who": "who", "one": "the person who", "aone": "somebody who"}
-            words |= {"whose": "whose", "whom": "whom"}
-            their = "their"
-        else:
-            bare = "what" if section.subjects[0].pronoun == "it" else "who"
-            which = f"which {noun}" if chance.hits(0.7) else bare
-            words = {"who": which, "one": f"the {noun} that", "aone": f"{with_article(noun)} that"}
-            words |= {"whose": f"which {noun}'s", "whom": f"which {noun}"}
-            their = "its"
-        if chance.hits(0.3):
-            template = self.wording.phrase(frames.INVERSE_NOUN_FRAMES)
-            words |= {"n": chance.pick(attribute.nouns), "v": value}
-        else:
-            template = self.wording.phrase(frames.INVERSE_FRAMES)
-            words["f"] = predicate(chance.pick(attribute.facts), their, value)
-        return self.wording.put(template, None, opening="", **words)
 
 
 def _is_near(attribute: Attribute, section: Section) -> bool:

@@ -1,7 +1,7 @@
 """Puts a question into words: picks the phrases its split may use, fills them, and roughens them.
 
 People greet, say please, forget the question mark and hit the wrong key; some of the questions do.
-Names and values stay as they are, but for capitals.
+Names stay as they are, but for capitals; so do values, except those of yes-or-no questions.
 """
 
 from dataclasses import dataclass
@@ -27,12 +27,20 @@ class Reference:
     """Before a noun: "Maria's", "her"."""
     own: str
     """For what the sentence has called its own: "her", "its"."""
+    in_answer: str
+    """What the answer calls it, within a sentence: as the question does, or, where that only points
+    back, as the turn before did; with its article."""
     is_pronoun: bool = False
 
 
 def called(subject: Subject, name: str) -> Reference:
     """The subject called by a name."""
-    return Reference(name, f"{name}'s", subject.possessive)
+    return Reference(
+        subject=name,
+        possessive=f"{name}'s",
+        own=subject.possessive,
+        in_answer=subject.full if name == subject.name else name,
+    )
 
 
 class Wording:
@@ -58,10 +66,12 @@ class Wording:
             name = subject.full
         return called(subject, name)
 
-    def pronoun(self, subject: Subject) -> Reference:
-        """The subject by a word that points back at it."""
+    def pronoun(self, subject: Subject, name: str) -> Reference:
+        """The subject by a word that points back at it; ``name``: what it was called before."""
         own = subject.possessive
-        return Reference(subject.pronoun, own, own, is_pronoun=True)
+        return Reference(
+            subject=subject.pronoun, possessive=own, own=own, in_answer=name, is_pronoun=True
+        )
 
     def ask(self, attribute: Attribute, reference: Reference, *, opening: str = "") -> str:
         """A question for the attribute's value, the opening words before it."""
