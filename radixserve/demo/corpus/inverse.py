@@ -1,7 +1,7 @@
 """Inverse questions: which subject has a value, asked in words and answered.
 
 The answer says first what was asked and then what was found: "The one who lives in Ghent is Maria
-Lopez.". A small model has found the place by the time it comes to the name.
+Lopez.". A small model may have found the place by the time it comes to the name.
 """
 
 from radixserve.demo.corpus import frames

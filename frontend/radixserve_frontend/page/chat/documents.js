@@ -26,7 +26,7 @@ export const DOCUMENTS = [
     kind: "records",
     questions: [
       "When does the Harbour Museum open?",
-      "Who owns the Luma Restaurant?",
+      "Who is the owner of the Luma Restaurant?",
       "On which day is the Linden Library closed?",
     ],
     text: `# Out and about
@@ -65,7 +65,7 @@ Parking is difficult on market days.`,
     id: "prices",
     name: "Price list of the shop",
     kind: "table",
-    questions: ["How much is the Velora kettle?", "What colour is the Quivo lamp?", "How many Sandor toasters are in stock?"],
+    questions: ["How much is the Velora kettle?", "What colour is the Quivo lamp?", "Who makes the Orix camera?"],
     text: `# Price list
 
 | Item | Price | Colour | Weight | In stock | Made by |
