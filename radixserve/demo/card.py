@@ -98,9 +98,9 @@ takes the lengths, or the kinds, together. {identical}
     {command}
 
 On {machine}: {steps} steps of {tokens_per_step:,} tokens, {tokens} in all (padding included), in
-{minutes} minutes by the clock ({sessions}).{begun_with}{remark} Seed {seed}. The same command, in
-one session or in several with `--resume`, makes the same text and the same batches anywhere, and
-the same weights up to rounding.
+{minutes} minutes by the clock ({sessions}).{begun_with}{remark} Seed {seed}. The same
+command{begun_so}, in one session or in several with `--resume`, makes the same text and the same
+batches anywhere, and the same weights up to rounding.
 
 {layers} layers, width {hidden}, {heads} heads of {head_dim} ({kv_heads} of keys and values), inner
 width {intermediate}, {vocab:,} tokens (byte-level BPE, learnt from such text too), tied embeddings.
@@ -130,6 +130,7 @@ def card(log: Sequence[Mapping[str, Any]], accuracy: Mapping[str, Any], *, remar
         )
     shape = plan["shape"]
     count = len(sessions)
+    begun_with = _begun_with(log)
     text = _TEMPLATE.format(
         parameters=f"{log[0]['num_parameters'] / 1e6:.1f} million",
         characters_per_token=plan["characters_per_token"],
@@ -145,7 +146,8 @@ def card(log: Sequence[Mapping[str, Any]], accuracy: Mapping[str, Any], *, remar
         targets=_targets(accuracy["targets"]),
         measured_by=accuracy["command"],
         command=_command(log[0]["command"], plan["num_steps"]),
-        begun_with=_begun_with(log),
+        begun_with=begun_with,
+        begun_so=", begun with those weights" if begun_with else "",
         remark=f" {remark.strip()}" if remark.strip() else "",
         machine="; then ".join(dict.fromkeys(session["machine"] for session in sessions)),
         minutes=f"{last['elapsed_s'] / 60:.0f}",

@@ -48,7 +48,8 @@ SHAPE = (
 )
 """What the command line may say of a network's shape, by the names of ``Shape``."""
 EXAMINATIONS_SHARE = 0.05
-"""Of the time, what is set aside for examinations, checkpoints and compiling; an estimate."""
+"""Of the time, what is set aside for examinations, checkpoints and compiling; an estimate for
+trainings of two hours and more."""
 
 
 def begin(chosen: argparse.Namespace, out: Path, machine: Machine) -> Training:

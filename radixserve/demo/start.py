@@ -17,8 +17,19 @@ from tokenizers import Tokenizer
 
 from radixserve.demo.export import config, weights
 from radixserve.demo.network import Network, Shape
-from radixserve.demo.tokenizer import load_tokenizer
+from radixserve.demo.tokenizer import SPECIAL_TOKENS, load_tokenizer
 from radixserve.errors import CheckpointError
+
+_SIZES = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "max_position_embeddings",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +52,9 @@ def read_start(directory: Path) -> Start:
 def _shape(path: Path) -> Shape:
     try:
         found: dict[str, Any] = json.loads(path.read_bytes())
+        sizes = {name: found[name] for name in _SIZES}
+        if not all(type(size) is int and size > 0 for size in sizes.values()):
+            raise ValueError(f"{sizes} should be positive integers")
         shape = Shape(
             vocab_size=found["vocab_size"],
             hidden_size=found["hidden_size"],
@@ -53,7 +67,7 @@ def _shape(path: Path) -> Shape:
             max_positions=found["max_position_embeddings"],
             norm_eps=found["rms_norm_eps"],
         )
-    except (OSError, ValueError, KeyError, TypeError, ArithmeticError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(
             f"{path} is not the config of a trained demo model: {error!r}; give the directory of "
             "one"
@@ -83,12 +97,14 @@ def _fill(network: Network, path: Path) -> str:
     other = sorted(
         name
         for name in {*shapes, *found}
-        if name not in found or found[name].shape != shapes.get(name)
+        if name not in found
+        or found[name].shape != shapes.get(name)
+        or found[name].dtype != torch.bfloat16
     )
     if other:
         raise CheckpointError(
-            f"{path} and its config.json differ in {len(other)} tensors, such as {other[0]}; give "
-            "a checkpoint that is whole"
+            f"{path} and its config.json differ in {len(other)} tensors (by name, shape or for not "
+            f"being bfloat16), such as {other[0]}; give a checkpoint that is whole"
         )
     with torch.no_grad():
         for name, tensor in wanted.items():
@@ -108,5 +124,10 @@ def _tokenizer(directory: Path, shape: Shape) -> Tokenizer:
         raise CheckpointError(
             f"the tokenizer of {directory} has {tokenizer.get_vocab_size()} tokens and the model "
             f"{shape.vocab_size}; give a checkpoint that is whole"
+        )
+    if [tokenizer.id_to_token(id_) for id_ in range(len(SPECIAL_TOKENS))] != [*SPECIAL_TOKENS]:
+        raise CheckpointError(
+            f"the tokenizer of {directory} does not begin with {', '.join(SPECIAL_TOKENS)}; give a "
+            "checkpoint that radixserve.demo.train has written"
         )
     return tokenizer

@@ -3,7 +3,8 @@
     python -m radixserve.demo.train --out demo-run --minutes 150
     python -m radixserve.demo.train --out demo-run --resume
     python -m radixserve.demo.train --out further --begin-with demo-run --seed 1 \\
-        --shortest-rows 512 --matrix-rate 0.008 --other-rate 0.0012
+        --shortest-rows 512 --matrix-rate 0.005 --other-rate 0.0008 \\
+        --text-share 0.1 --text-weight 0.1
 
 The text is made while it trains. Ctrl-C, SIGTERM or a power cut end a session; ``--resume`` goes on
 from where it was, at most a minute earlier. The directory is an ordinary Hugging Face checkpoint
@@ -11,7 +12,8 @@ from the first examination on. What decides the result is the seed and the plan,
 logged and kept in the checkpoint (and the weights, where they are not drawn); ``--minutes`` only
 chooses the plan's length by measuring this machine's speed (``--steps`` says it directly, and
 repeats another machine's run). ``--begin-with`` is a new training that begins with another's
-weights and tokenizer: at lower rates, and with a seed of its own, or it is shown the same text.
+weights and tokenizer: at lower rates, with little of the text to learn (its loss would drown
+the answers' by then), and with a seed of its own, or it is shown the same text.
 """
 
 import argparse
