@@ -20,16 +20,17 @@ from radixserve.demo.network import Network, Shape
 from radixserve.demo.tokenizer import SPECIAL_TOKENS, load_tokenizer
 from radixserve.errors import CheckpointError
 
-_SIZES = (
-    "vocab_size",
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "head_dim",
-    "max_position_embeddings",
-)
+_SIZES = {
+    "vocab_size": "vocab_size",
+    "hidden_size": "hidden_size",
+    "intermediate_size": "intermediate_size",
+    "num_layers": "num_hidden_layers",
+    "num_heads": "num_attention_heads",
+    "num_kv_heads": "num_key_value_heads",
+    "head_dim": "head_dim",
+    "max_positions": "max_position_embeddings",
+}
+"""What a ``Shape``'s sizes are called in ``config.json``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,21 +53,10 @@ def read_start(directory: Path) -> Start:
 def _shape(path: Path) -> Shape:
     try:
         found: dict[str, Any] = json.loads(path.read_bytes())
-        sizes = {name: found[name] for name in _SIZES}
+        sizes = {name: found[key] for name, key in _SIZES.items()}
         if not all(type(size) is int and size > 0 for size in sizes.values()):
             raise ValueError(f"{sizes} should be positive integers")
-        shape = Shape(
-            vocab_size=found["vocab_size"],
-            hidden_size=found["hidden_size"],
-            intermediate_size=found["intermediate_size"],
-            num_layers=found["num_hidden_layers"],
-            num_heads=found["num_attention_heads"],
-            num_kv_heads=found["num_key_value_heads"],
-            head_dim=found["head_dim"],
-            rope_theta=found["rope_theta"],
-            max_positions=found["max_position_embeddings"],
-            norm_eps=found["rms_norm_eps"],
-        )
+        shape = Shape(**sizes, rope_theta=found["rope_theta"], norm_eps=found["rms_norm_eps"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(
             f"{path} is not the config of a trained demo model: {error!r}; give the directory of "
