@@ -1,6 +1,7 @@
 """Settings that every test shares."""
 
 import os
+import signal
 from collections.abc import Iterator
 
 # Where several processes test at once (pytest -n), their threads would take the cores from each
@@ -17,6 +18,10 @@ from hypothesis import settings
 # kernels run under the interpreter.
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
+
+# A shell's background jobs ignore it, and tests of Ctrl-C would wait for ever.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Machines differ and are shared: how long an example takes says nothing about the code.
 settings.register_profile("radixserve", deadline=None)
