@@ -4,7 +4,7 @@
 #   make serve MODEL=path/or/repo   any supported checkpoint
 #   make test                       format, lint, types, tests
 #   make unit ARGS=tests/cache      some tests; JOBS=0 runs them in one process
-#   make bench                      every benchmark, one after the other
+#   make bench                      most benchmarks, one after the other
 
 PYTHON ?= python3
 VENV := .venv

@@ -3,7 +3,7 @@
 A file (TOML), a table a tenant:
 
     [tenants.acme]
-    keys = ["sha256:2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae"]
+    keys = ["sha256:..."]
 
     [tenants.ops]
     keys = ["a key in clear, if it must be", "another one, while clients move to it"]
