@@ -257,7 +257,7 @@ class LLM:
         *Raises* ``InvalidRequestError`` for a prompt that could not be served.
         """
         checked = self._intake.check_prompt(self._encode(prompt))
-        return self._open_core().explain(checked, namespace)
+        return self._open_core().explain(checked, namespace, looks_elsewhere=True)
 
     def stats(self) -> EngineStats:
         """Counters since start."""

@@ -277,8 +277,9 @@ class CacheExplanation:
     """Why the match goes no further, whatever lies below the tree."""
     evicted_seconds_ago: float | None
     """Set if the cause is "evicted"."""
-    in_other_namespaces: bool
-    """Whether another namespace holds more of the prompt. Never to be told to a tenant."""
+    in_other_namespaces: bool | None
+    """Whether another namespace holds more of the prompt; None where nobody looked. Never to be
+    told to a tenant, nor looked for on a tenant's behalf: how long that takes tells, too."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,6 +8,7 @@ and everybody is ``caller.ANYBODY``.
 """
 
 from collections.abc import Callable, Collection
+from functools import partial
 from typing import Final
 
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -44,14 +45,15 @@ class Authentication:
             await self._app(scope, receive, send)
             return
         presented = _presented_key(scope)
-        caller = None if presented is None else self._keys.caller_of(presented)
+        look_up = None if presented is None else partial(self._keys.caller_of, presented)
+        caller = None if look_up is None else look_up()
         record = record_of(scope)
         if caller is None:
             answer = error_answer(_unknown(is_missing=presented is None))
             record.outcome, record.error_code = "error", answer.code
             await answer.response(record.shape_error)(scope, receive, send)
             return
-        attach_caller(scope, caller)
+        attach_caller(scope, caller, look_up)
         record.tenant = caller.tenant
         await self._app(scope, receive, send)
 

@@ -6,7 +6,7 @@ its own part of the cache; only an administrator learns whether *another* namesp
 Where there are no keys, whoever can reach the server may do everything.
 """
 
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -29,8 +29,14 @@ from radixserve_frontend.lifecycle import Lifecycle
 from radixserve_frontend.openai.conversing import ConversationFields, conversation_of
 from radixserve_frontend.openai.params import cache_namespace
 from radixserve_frontend.openai.schema import Prompt
+from radixserve_frontend.room import Room
 from radixserve_frontend.strict import StrictModel
 from radixserve_frontend.validation import validate
+
+MAX_EXPLAINING: Final = 32
+"""Prompts that are tokenized, and wait for the engine, which answers between steps."""
+MAX_TENANT_EXPLAINING: Final = 8
+NUM_KEPT: Final = 4
 
 
 class ExplainRequest(ConversationFields):
@@ -65,26 +71,34 @@ class CacheEndpoints:
         self._memory = memory
         self._config = config
         self._lifecycle = lifecycle
+        self._room = Room(
+            "too many prompts are being explained at this moment",
+            "try again",
+            code="too_many_explanations",
+            most=MAX_EXPLAINING,
+            most_of_tenant=MAX_TENANT_EXPLAINING,
+            num_kept=NUM_KEPT,
+        )
 
     async def stats(self, request: Request) -> Response:  # noqa: ARG002  # Starlette passes it
         """``GET /cache/stats``. *Raises* ``EngineDeadError``."""
         return json_response(_stats_of(await self._engine.cache_stats()))
 
     async def explain(self, request: Request) -> Response:
-        """``POST /cache/explain``. *Raises* as a generation does."""
-        body = await self._read(request)
+        """``POST /cache/explain``. *Raises* as a generation does, and ``HttpError`` (429)."""
         caller = caller_of(request.scope)
-        asked = await in_thread(request, body, self._prepare, caller)
-        try:
-            explanation = await self._engine.explain(asked.prompt, namespace=asked.namespace)
-        except InvalidRequestError as error:
-            error.param = asked.field
-            raise
-        return json_response(
-            explanation_of(
-                explanation, asked.prompt, self._engine.tokenizer, tells_others=caller.is_admin
-            )
-        )
+        body = await self._read(request)
+        self._room.check(caller)
+        with self._room.hold(caller):
+            asked = await in_thread(request, body, self._prepare, caller)
+            try:
+                explanation = await self._engine.explain(
+                    asked.prompt, namespace=asked.namespace, looks_elsewhere=caller.is_admin
+                )
+            except InvalidRequestError as error:
+                error.param = asked.field
+                raise
+        return json_response(explanation_of(explanation, asked.prompt, self._engine.tokenizer))
 
     async def clear(self, request: Request) -> Response:
         """``POST /cache/clear``. *Raises* ``InvalidRequestError``, ``EngineDeadError``."""

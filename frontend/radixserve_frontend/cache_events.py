@@ -17,7 +17,8 @@ it is in ``cache/events.py`` and in the README. Tokens, namespaces and their roo
 sent: of a page whose namespace one does not know, one learns that it is there. Whoever may read the
 stream can find out whether a prompt that they guess is in the default namespace.
 
-The stream ends when a shutdown begins: nothing should be routed here any more.
+The stream ends when a shutdown begins, as nothing should be routed here any more, and with the key
+that opened it.
 """
 
 from collections.abc import AsyncGenerator, Iterator
@@ -26,9 +27,11 @@ from typing import Any, Final
 
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import Scope
 
 from radixserve.engine.interface import CacheEventStream, Engine
 from radixserve.types import CacheEvent
+from radixserve_frontend.caller import is_still_known
 from radixserve_frontend.config import ServerConfig
 from radixserve_frontend.http_errors import HttpError
 from radixserve_frontend.json_text import encode_json
@@ -48,7 +51,7 @@ class CacheEventsEndpoint:
         self._lifecycle = lifecycle
         self._num_watchers = 0
 
-    async def stream(self, request: Request) -> Response:  # noqa: ARG002  # Starlette passes it
+    async def stream(self, request: Request) -> Response:
         """The events, until the client goes or the server shuts down.
 
         *Raises* ``HttpError`` (429) for too many watchers; ``ShuttingDownError``,
@@ -64,7 +67,7 @@ class CacheEventsEndpoint:
             )
         watch = self._engine.watch_cache()
         return EventStream(
-            self._events(watch),
+            self._events(watch, request.scope),
             close=watch.aclose,
             # Not Lifecycle.in_flight: this ends because of a shutdown, which must not wait for it.
             held=self._counted(),
@@ -72,9 +75,11 @@ class CacheEventsEndpoint:
             headers={"Cache-Control": "no-store"},
         )
 
-    async def _events(self, watch: CacheEventStream) -> AsyncGenerator[bytes, None]:
+    async def _events(self, watch: CacheEventStream, scope: Scope) -> AsyncGenerator[bytes, None]:
         number = 0
         async for event in watch:
+            if not is_still_known(scope):
+                return
             yield named_frame(number, event.kind, encode_json(self._data(event)))
             number += 1
 

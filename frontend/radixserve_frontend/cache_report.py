@@ -26,14 +26,11 @@ def cache_report_of(generation: Generation, tokenizer: Tokenizer) -> Any:
 
 
 def explanation_of(
-    explanation: CacheExplanation,
-    prompt: Sequence[int],
-    tokenizer: Tokenizer,
-    *,
-    tells_others: bool,
+    explanation: CacheExplanation, prompt: Sequence[int], tokenizer: Tokenizer
 ) -> dict[str, Any]:
-    """What ``POST /cache/explain`` answers. ``tells_others``: also about other namespaces."""
-    others = {"in_other_namespaces": explanation.in_other_namespaces} if tells_others else {}
+    """What ``POST /cache/explain`` answers; of other namespaces only if somebody looked there."""
+    elsewhere = explanation.in_other_namespaces
+    others = {} if elsewhere is None else {"in_other_namespaces": elsewhere}
     return {
         "prompt_tokens": explanation.num_prompt_tokens,
         **_match(

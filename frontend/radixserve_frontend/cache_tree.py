@@ -17,17 +17,18 @@ is in seconds since the beginning of the stream: a node that is idle and was tol
 told of.
 
 Where there are API keys a tenant is told of its own namespaces and of public tokens on the way to
-them, and of nothing that others do (``engine/tree_view.py``); an administrator of everything.
+them, and of nothing that others do (``engine/tree_view.py``); an administrator of everything. A
+stream ends with the key that opened it.
 """
 
 import secrets
-from collections import Counter
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, NamedTuple
 
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import Scope
 
 from radixserve.engine.interface import (
     Engine,
@@ -40,11 +41,12 @@ from radixserve.engine.interface import (
     TreeWhole,
 )
 from radixserve.types import EngineStats
-from radixserve_frontend.caller import Caller, caller_of
+from radixserve_frontend.caller import Caller, caller_of, is_still_known
 from radixserve_frontend.config import ServerConfig
-from radixserve_frontend.http_errors import RETRY_AFTER_S, HttpError, json_response
+from radixserve_frontend.http_errors import HttpError, json_response
 from radixserve_frontend.json_text import encode_json
 from radixserve_frontend.lifecycle import Lifecycle
+from radixserve_frontend.room import Room
 from radixserve_frontend.sse import EventStream, named_frame
 
 MAX_WATCHERS: Final = 64
@@ -73,7 +75,14 @@ class CacheTreeEndpoint:
         self._config = config
         self._lifecycle = lifecycle
         self._streams: dict[str, _Open] = {}
-        self._num_by_tenant: Counter[str] = Counter()
+        self._room = Room(
+            "too many connections watch the tree already",
+            "close one",
+            code="too_many_watchers",
+            most=MAX_WATCHERS,
+            most_of_tenant=MAX_TENANT_WATCHERS,
+            num_kept=NUM_KEPT,
+        )
 
     async def stream(self, request: Request) -> Response:
         """The tree, until the client goes or the server shuts down.
@@ -83,11 +92,11 @@ class CacheTreeEndpoint:
         """
         self._lifecycle.check_accepting()
         caller = caller_of(request.scope)
-        self._check_room(caller)
+        self._room.check(caller)
         watch = self._engine.watch_tree(TreeViewer(sees_all=caller.is_admin, owns=caller.owns))
         token = secrets.token_urlsafe(16)
         return EventStream(
-            self._events(watch, token, caller),
+            self._events(watch, token, request.scope),
             close=watch.aclose,
             # Not Lifecycle.in_flight: this ends because of a shutdown, which must not wait for it.
             held=self._open(token, _Open(watch, caller)),
@@ -127,9 +136,9 @@ class CacheTreeEndpoint:
         )
 
     async def _events(
-        self, watch: TreeStream, token: str, caller: Caller
+        self, watch: TreeStream, token: str, scope: Scope
     ) -> AsyncGenerator[bytes, None]:
-        info = self._engine.info
+        info, caller = self._engine.info, caller_of(scope)
         hello = {
             "stream": token,
             "model": self._config.model_names[0],
@@ -140,6 +149,8 @@ class CacheTreeEndpoint:
         yield named_frame(0, "hello", encode_json(hello))
         number = 1
         async for event in watch:
+            if not is_still_known(scope):
+                return
             name, data = _shown(event)
             yield named_frame(number, name, encode_json(data))
             number += 1
@@ -149,34 +160,14 @@ class CacheTreeEndpoint:
         token_bytes = self._engine.tokenizer.token_bytes
         return b"".join(map(token_bytes, token_ids)).decode("utf-8", "replace")
 
-    def _check_room(self, caller: Caller) -> None:
-        most, most_own = MAX_WATCHERS, MAX_WATCHERS
-        if not caller.is_admin:
-            most, most_own = MAX_WATCHERS - NUM_KEPT, MAX_TENANT_WATCHERS
-        if len(self._streams) < most and self._num_by_tenant[caller.tenant] < most_own:
-            return
-        limit = f"at most {most} may"
-        if not caller.is_admin:
-            limit += f", and {most_own} of one tenant"
-        raise HttpError(
-            429,
-            f"too many connections watch the tree already; {limit}; close one",
-            code="too_many_watchers",
-            headers={"Retry-After": str(RETRY_AFTER_S)},
-        )
-
     @contextmanager
     def _open(self, token: str, open_: _Open) -> Iterator[None]:
-        tenant = open_.caller.tenant
-        self._streams[token] = open_
-        self._num_by_tenant[tenant] += 1
-        try:
-            yield
-        finally:
-            del self._streams[token]
-            self._num_by_tenant[tenant] -= 1
-            if not self._num_by_tenant[tenant]:
-                del self._num_by_tenant[tenant]
+        with self._room.hold(open_.caller):
+            self._streams[token] = open_
+            try:
+                yield
+            finally:
+                del self._streams[token]
 
 
 def _shown(event: TreeEvent) -> tuple[str, dict[str, Any]]:

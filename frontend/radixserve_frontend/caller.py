@@ -4,6 +4,7 @@ The tenant is on whose account requests run. What one tenant has cached no other
 cache's namespace derives from the tenant and from the request's own salt.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from starlette.types import Scope
@@ -11,6 +12,7 @@ from starlette.types import Scope
 from radixserve.ids import DEFAULT_NAMESPACE, Namespace
 
 _SCOPE_KEY = "radixserve.caller"
+_LOOK_UP_KEY = "radixserve.caller.look_up"
 _SEPARATOR = "\0"
 
 
@@ -40,9 +42,13 @@ ANYBODY = Caller(is_admin=True)
 """Where there are no keys, everybody may do everything."""
 
 
-def attach_caller(scope: Scope, caller: Caller) -> None:
-    """Let the caller travel with the request. *Mutates* ``scope``."""
+def attach_caller(
+    scope: Scope, caller: Caller, look_up: Callable[[], Caller | None] | None = None
+) -> None:
+    """Let the caller travel with the request. ``look_up`` finds out who would send it now, by the
+    keys there are by then. *Mutates* ``scope``."""
     scope[_SCOPE_KEY] = caller
+    scope[_LOOK_UP_KEY] = look_up
 
 
 def caller_of(scope: Scope) -> Caller:
@@ -50,3 +56,10 @@ def caller_of(scope: Scope) -> Caller:
     caller = scope.get(_SCOPE_KEY, ANYBODY)
     assert isinstance(caller, Caller)
     return caller
+
+
+def is_still_known(scope: Scope) -> bool:
+    """Whether the request would still come from the same caller. What has no end asks now and then:
+    its key may have been removed. *Cost*: that of looking up a key."""
+    look_up = scope.get(_LOOK_UP_KEY)
+    return look_up is None or look_up() == caller_of(scope)

@@ -252,11 +252,15 @@ class AsyncEngine:
             self._supervisor.post(PrefillAhead(checked, namespace, tenant))
 
     async def explain(
-        self, prompt_ids: Sequence[int], *, namespace: Namespace = DEFAULT_NAMESPACE
+        self,
+        prompt_ids: Sequence[int],
+        *,
+        namespace: Namespace = DEFAULT_NAMESPACE,
+        looks_elsewhere: bool = False,
     ) -> CacheExplanation:
         """See ``interface.Engine.explain``."""
         checked = self._intake.check_prompt(prompt_ids)
-        reply = await self._questions.ask(Explain(checked, namespace))
+        reply = await self._questions.ask(Explain(checked, namespace, looks_elsewhere))
         assert isinstance(reply, Explained), reply
         return reply.explanation
 

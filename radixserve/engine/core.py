@@ -360,11 +360,16 @@ class EngineCore:
         )
 
     def explain(
-        self, prompt_ids: Sequence[int], namespace: Namespace = DEFAULT_NAMESPACE
+        self,
+        prompt_ids: Sequence[int],
+        namespace: Namespace = DEFAULT_NAMESPACE,
+        *,
+        looks_elsewhere: bool = False,
     ) -> CacheExplanation:
         """What a prompt, checked by intake, would find in the cache now. Changes nothing that
-        shows. *Cost*: a match, in every namespace."""
-        return self._scheduler.explain(namespace, np.asarray(prompt_ids, dtype=np.int32))
+        shows. *Cost*: a match, in every namespace if it ``looks_elsewhere``."""
+        prompt = np.asarray(prompt_ids, dtype=np.int32)
+        return self._scheduler.explain(namespace, prompt, looks_elsewhere=looks_elsewhere)
 
     def watch_cache(self) -> list[CacheEvent]:
         """Begin, or go on, to note which pages come and go; returns a snapshot of those stored."""

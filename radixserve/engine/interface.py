@@ -259,10 +259,14 @@ class Engine(Protocol):
         ...
 
     async def explain(
-        self, prompt_ids: Sequence[int], *, namespace: Namespace = DEFAULT_NAMESPACE
+        self,
+        prompt_ids: Sequence[int],
+        *,
+        namespace: Namespace = DEFAULT_NAMESPACE,
+        looks_elsewhere: bool = False,
     ) -> CacheExplanation:
-        """What a prompt would find in the cache now, without running it: for whoever runs the
-        server, because it also tells of other namespaces.
+        """What a prompt would find in the cache now, without running it. ``looks_elsewhere``, for
+        whoever runs the server: also whether other namespaces hold more of it.
 
         *Raises* ``InvalidRequestError``, ``EngineDeadError``.
         """

@@ -71,6 +71,8 @@ class Explain(msgspec.Struct, frozen=True, tag=True):
 
     prompt_ids: list[int]
     namespace: Namespace
+    looks_elsewhere: bool
+    """Also: does another namespace hold more of it?"""
 
 
 class ClearCache(msgspec.Struct, frozen=True, tag=True):

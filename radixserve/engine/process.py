@@ -4,8 +4,10 @@ The step loop never waits for tokenizing, SSE or slow clients, and they never wa
 process reads its settings (one line of JSON) from standard input, loads the model, connects to the
 client's socket, and then alternates between messages and steps:
 
-    drain messages -> step -> send what it added -> drain messages -> ...      (while there is work)
+    drain messages -> answer -> step -> send what it added -> drain ...        (while there is work)
     wait for a message, or for what a thread does: grammars, files             (while there is none)
+
+Questions are answered for ``ANSWER_S`` between two steps: who asks much waits, and nobody else.
 
 A step may also be a chore: what was computed is copied to where the disk's threads write it. These
 are done while there is nothing else, one by one, so that a message never waits for more than one.
@@ -21,6 +23,8 @@ import gc
 import logging
 import signal
 import sys
+import time
+from collections import deque
 
 import msgspec
 import zmq
@@ -60,6 +64,8 @@ from radixserve.types import TokenDelta
 
 logger = logging.getLogger(__name__)
 
+ANSWER_S = 0.001
+"""How long questions are answered before the next step; one is, however long it takes."""
 LINGER_MS = 2000
 """How long the last messages may take to leave when the process ends."""
 
@@ -105,15 +111,18 @@ def _serve(core: EngineCore, socket: "zmq.Socket[bytes]", wake: Wake) -> None:
     poller.register(socket, zmq.POLLIN)
     poller.register(sys.stdin.fileno(), zmq.POLLIN)
     poller.register(wake.fd, zmq.POLLIN)
+    asked: deque[Ask] = deque()
     while True:
         sleep_ms = int(1000 * LOOK_S) if core.has_work else None
-        ready = dict(poller.poll(0 if core.can_step or core.tree_feed.has_news else sleep_ms))
+        must_go_on = core.can_step or core.tree_feed.has_news or bool(asked)
+        ready = dict(poller.poll(0 if must_go_on else sleep_ms))
         if sys.stdin.fileno() in ready:
             logger.info("the client is gone; the engine ends")
             return
         deltas: list[TokenDelta] = []
         if socket in ready:
-            deltas += _drain(core, socket)
+            deltas += _drain(core, socket, asked)
+        _answer(core, socket, asked)
         if wake.fd in ready:
             wake.clear()
         had_work, can_step = core.has_work, core.can_step
@@ -128,8 +137,9 @@ def _serve(core: EngineCore, socket: "zmq.Socket[bytes]", wake: Wake) -> None:
         _send_tree(core, socket)
 
 
-def _drain(core: EngineCore, socket: "zmq.Socket[bytes]") -> list[TokenDelta]:
-    """Take in every message that has arrived. Returns what aborts have ended."""
+def _drain(core: EngineCore, socket: "zmq.Socket[bytes]", asked: deque[Ask]) -> list[TokenDelta]:
+    """Take in every message that has arrived; questions are added to ``asked``. Returns what aborts
+    have ended."""
     deltas: list[TokenDelta] = []
     while True:
         try:
@@ -155,10 +165,20 @@ def _drain(core: EngineCore, socket: "zmq.Socket[bytes]") -> list[TokenDelta]:
                 core.set_public_prefixes(prefixes)
             case PrefillAhead(prompt_ids, namespace, tenant):
                 core.prefill_ahead(prompt_ids, namespace, tenant)
-            case Ask(number, question):
-                _send(socket, Answer(number, _reply(core, question)))
+            case Ask() as ask:
+                asked.append(ask)
             case Ping():
                 _send(socket, Pong())
+
+
+def _answer(core: EngineCore, socket: "zmq.Socket[bytes]", asked: deque[Ask]) -> None:
+    """Answer the oldest questions, and forget them."""
+    end_s = time.monotonic() + ANSWER_S
+    while asked:
+        ask = asked.popleft()
+        _send(socket, Answer(ask.number, _reply(core, ask.question)))
+        if time.monotonic() >= end_s:
+            return
 
 
 def _reply(core: EngineCore, question: Question) -> Reply:

@@ -24,8 +24,9 @@ def reply_to(core: EngineCore, question: Question) -> Reply:
     *Cost*: what the core's methods say; a step waits for it.
     """
     match question:
-        case Explain(prompt_ids, namespace):
-            return Explained(core.explain(prompt_ids, namespace))
+        case Explain(prompt_ids, namespace, looks_elsewhere):
+            found = core.explain(prompt_ids, namespace, looks_elsewhere=looks_elsewhere)
+            return Explained(found)
         case ClearCache(namespace):
             return Cleared(core.clear_cache(namespace))
         case ReadCacheStats():

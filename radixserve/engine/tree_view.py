@@ -196,17 +196,16 @@ class TreeView:
         """By public node on the way: the viewer's first node below."""
         num_below: dict[int, int] = {}
         """By public node on the way: how many ways come from below."""
-        for owner in self._owners:
-            for top in self._mirror.borders.get(owner, ()):
-                at = nodes[top].parent
-                num_below[at] = 2
-                while at and first_below.get(at, top + 1) > top:
-                    is_new = at not in first_below
-                    first_below[at] = top
-                    above = nodes[at].parent
-                    if is_new and above:
-                        num_below[above] = num_below.get(above, 0) + 1
-                    at = above
+        borders = self._mirror.borders
+        # The oldest first: then each public node is climbed once, however many ways lead there.
+        for top in sorted(top for owner in self._owners for top in borders.get(owner, ())):
+            at = nodes[top].parent
+            num_below[at] = 2
+            while at and at not in first_below:
+                first_below[at] = top
+                at = nodes[at].parent
+                if at:
+                    num_below[at] = num_below.get(at, 0) + 1
         before, self._public = self._public, {}
         for serial in first_below:
             if num_below[serial] > 1:

@@ -64,6 +64,8 @@ class TreeWatch:
         while not self._is_ended:
             event = self._next()
             if event is not None:
+                # Between the parts of a picture others have their turn.
+                await asyncio.sleep(0)
                 return event
             self._called.clear()
             with contextlib.suppress(TimeoutError):

@@ -157,8 +157,12 @@ class Admission:
         self._running.enter(request, lease, num_computed_tokens)
         return True
 
-    def explain(self, namespace: Namespace, prompt: TokenArray) -> CacheExplanation:
-        """What ``prompt`` (int32[n], n >= 1) would find in the cache now, and why no more."""
+    def explain(
+        self, namespace: Namespace, prompt: TokenArray, *, looks_elsewhere: bool
+    ) -> CacheExplanation:
+        """What ``prompt`` (int32[n], n >= 1) would find in the cache now, and why no more; and, for
+        those who may know, whether other namespaces hold more. *Cost*: ``PrefixCache.explain``, and
+        where it ``looks_elsewhere`` a match in every namespace."""
         tokens = prompt[:-1]
         finding = self._explain(namespace, tokens)
         below = self._loads.behind(namespace, tokens, finding.num_tokens)
@@ -173,8 +177,10 @@ class Admission:
             disk_tokens=disk_tokens,
             cause=finding.cause,
             evicted_seconds_ago=finding.evicted_s_ago,
-            in_other_namespaces=self._cache.is_held_elsewhere(
-                namespace, tokens, finding.num_tokens
+            in_other_namespaces=(
+                self._cache.is_held_elsewhere(namespace, tokens, finding.num_tokens)
+                if looks_elsewhere
+                else None
             ),
         )
 

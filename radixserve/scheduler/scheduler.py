@@ -203,14 +203,15 @@ class Scheduler:
         )
 
     def set_public(self, prefixes: Sequence[TokenArray]) -> None:
-        """See ``PrefixCache.set_public``. Without a prefix cache nothing is shared, and nothing
-        is public."""
+        """See ``PrefixCache.set_public``. Without a prefix cache nothing is shared or public."""
         if self._enable_prefix_cache:
             self._cache.set_public(prefixes)
 
-    def explain(self, namespace: Namespace, prompt: TokenArray) -> CacheExplanation:
+    def explain(
+        self, namespace: Namespace, prompt: TokenArray, *, looks_elsewhere: bool
+    ) -> CacheExplanation:
         """See ``Admission.explain``."""
-        return self._admission.explain(namespace, prompt)
+        return self._admission.explain(namespace, prompt, looks_elsewhere=looks_elsewhere)
 
     # -- deciding -----------------------------------------------------------------------------
 

@@ -59,7 +59,7 @@ async def reports_of(engine: AsyncEngine, **settings: Any) -> list[CacheReport]:
     return [delta.cache_report async for delta in stream if delta.cache_report is not None]
 
 
-def told(explanation: CacheExplanation) -> tuple[int, str, bool]:
+def told(explanation: CacheExplanation) -> tuple[int, str, bool | None]:
     return explanation.matched_tokens, explanation.cause, explanation.in_other_namespaces
 
 
@@ -75,15 +75,18 @@ async def test_a_stream_carries_one_report(engine: AsyncEngine) -> None:
 
 async def test_explain_clear_and_stats(engine: AsyncEngine) -> None:
     await reports_of(engine, namespace=SALT)
-    assert told(await engine.explain(PROMPT)) == (0, "never_seen", True)
-    assert told(await engine.explain(PROMPT, namespace=SALT)) == (39, "complete", False)
+    assert told(await engine.explain(PROMPT)) == (0, "never_seen", None)
+    everywhere = await engine.explain(PROMPT, looks_elsewhere=True)
+    assert told(everywhere) == (0, "never_seen", True)
+    own = await engine.explain(PROMPT, namespace=SALT, looks_elsewhere=True)
+    assert told(own) == (39, "complete", False)
     stats = await engine.cache_stats()
     assert (stats.num_namespaces, stats.num_nodes) == (1, 1)
     assert stats.engine.admissions == {"never_seen": 1}
     assert stats.engine.cache.cached_pages == 3
     assert await engine.clear_cache(Namespace("another")) == 0
     assert await engine.clear_cache(SALT) == 3
-    assert told(await engine.explain(PROMPT, namespace=SALT)) == (0, "never_seen", False)
+    assert told(await engine.explain(PROMPT, namespace=SALT)) == (0, "never_seen", None)
     await reports_of(engine)
     assert await engine.clear_cache() == 3
     stats = await engine.cache_stats()

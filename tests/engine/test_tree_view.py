@@ -14,11 +14,11 @@ from hypothesis.stateful import rule, run_state_machine_as_test
 
 from radixserve.cache.node import Node
 from radixserve.cache.radix_tree import RadixTree
-from radixserve.cache.tree_log import TreeLog
+from radixserve.cache.tree_log import PUBLIC_OWNER, TreeLog
 from radixserve.engine import tree_feed
 from radixserve.engine.interface import TreeEvent, TreeNodes, TreeViewer, TreeWhole
 from radixserve.engine.messages import TreeChanged
-from radixserve.engine.tree_mirror import TreeMirror
+from radixserve.engine.tree_mirror import Changes, MirrorNode, TreeMirror
 from radixserve.engine.tree_view import TreeView
 from radixserve.ids import Namespace
 from tests.engine.tree_drawing import ADMIN, Drawing, WatchedCache, array_of, tenant
@@ -218,6 +218,42 @@ def test_every_viewer_sees_what_is_theirs(machine: ModuleType) -> None:
         if seen == {"cut short", "public", "run of public nodes"}:
             break
     assert seen == {"cut short", "public", "run of public nodes"}
+
+
+class CountingDict(dict[int, MirrorNode]):
+    """Counts what is looked up."""
+
+    num_reads = 0
+
+    def __getitem__(self, key: int) -> MirrorNode:
+        self.num_reads += 1
+        return super().__getitem__(key)
+
+
+@pytest.mark.parametrize("is_newest_first", [False, True])
+def test_public_nodes_are_climbed_once_in_whatever_order_ways_came(
+    *, is_newest_first: bool
+) -> None:
+    """A tenant may part from a public prompt at each of its tokens: a thousand ways behind it."""
+    length, name = 1000, Namespace("a")
+    mirror = TreeMirror()
+    for serial in range(1, length + 1):
+        node = MirrorNode(serial, serial - 1, serial - 1, serial, 0, 0, PUBLIC_OWNER)
+        mirror._insert(node, Changes({}, [], []))
+    mirror.names[1] = name
+    mirror.by_owner[1] = {}
+    # The oldest hang deepest: each newer one would have all above climbed again.
+    ways = [(2 * length - at, at) for at in range(1, length)]
+    for serial, at in sorted(ways, reverse=is_newest_first):
+        node = MirrorNode(serial, at, at, at + 1, 0, 0, 1)
+        mirror._insert(node, Changes({}, [], []))
+    mirror.is_whole = True
+    mirror.nodes = counting = CountingDict(mirror.nodes)
+    view = TreeView(mirror, tenant("a"), page_size=16)
+    part = view.take(10 * length)
+    assert part is not None
+    assert len(part[0]) == 2 * (length - 1)
+    assert counting.num_reads < 20 * length
 
 
 def test_a_node_that_has_gone_leaves_nothing_hanging_however_small_the_part() -> None:

@@ -205,6 +205,30 @@ def test_a_picture_that_nobody_wants_any_more_is_ignored() -> None:
     assert len(drawing.nodes) == 10
 
 
+async def test_between_the_parts_of_a_picture_others_have_their_turn() -> None:
+    world = WatchedCache()
+    fill(world, 3 * MAX_NODES)
+    watch = world.open(ADMIN)
+    world.flush()
+    turns = 0
+
+    async def other() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    task = asyncio.create_task(other())
+    num_parts = 0
+    async for event in watch:
+        if event == TreeWhole():
+            break
+        num_parts += 1
+    task.cancel()
+    assert num_parts >= 3
+    assert turns >= num_parts
+
+
 # Through messages, with a core
 
 

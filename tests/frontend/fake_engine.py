@@ -314,7 +314,11 @@ class FakeEngine:
         self.ahead.append(Ahead(bytes(prompt_ids).decode(), namespace, tenant))
 
     async def explain(
-        self, prompt_ids: Sequence[int], *, namespace: Namespace = DEFAULT_NAMESPACE
+        self,
+        prompt_ids: Sequence[int],
+        *,
+        namespace: Namespace = DEFAULT_NAMESPACE,
+        looks_elsewhere: bool = False,
     ) -> CacheExplanation:
         """Everything but the last 4 tokens is there, says this engine."""
         self._require_alive()
@@ -328,7 +332,7 @@ class FakeEngine:
             disk_tokens=1,
             cause="evicted",
             evicted_seconds_ago=1.23456,
-            in_other_namespaces=True,
+            in_other_namespaces=True if looks_elsewhere else None,
         )
 
     async def clear_cache(self, namespace: Namespace | None = None) -> int:

@@ -9,6 +9,7 @@ import httpx
 import pytest
 
 from radixserve_frontend.app import create_app
+from radixserve_frontend.cache_endpoints import MAX_TENANT_EXPLAINING
 from radixserve_frontend.key_store import open_key_store
 from tests.frontend.fake_engine import FakeEngine
 from tests.frontend.http_calls import CHAT, MESSAGES, error_of
@@ -152,6 +153,37 @@ async def test_explain_tells_a_tenant_of_its_own_only() -> None:
     assert everybodys.json()["in_other_namespaces"] is True
     assert own.json()["evicted_seconds_ago"] == 1
     assert [namespace for _, namespace in engine.asked] == ["alice\0", "root\0"]
+
+
+async def test_a_tenant_has_a_few_prompts_explained_at_once() -> None:
+    engine = FakeEngine()
+    body = {"model": MODEL, "prompt": "What is in here?"}
+    may_answer = asyncio.Event()
+    explain = engine.explain
+
+    async def slow(*arguments: Any, **keywords: Any) -> Any:
+        found = await explain(*arguments, **keywords)
+        await may_answer.wait()
+        return found
+
+    engine.explain = slow  # type: ignore[method-assign]  # as an engine does that is busy
+    async with guarded(engine) as client:
+
+        def asking(key: str) -> asyncio.Task[httpx.Response]:
+            call = client.post("/cache/explain", json=body, headers=bearing(key))
+            return asyncio.create_task(call)
+
+        waiting = [asking(ALICE) for _ in range(MAX_TENANT_EXPLAINING)]
+        async with asyncio.timeout(TIMEOUT_S):
+            while len(engine.asked) < MAX_TENANT_EXPLAINING:
+                await asyncio.sleep(0)
+        refused = await asking(ALICE)
+        assert error_of(refused, 429)["code"] == "too_many_explanations"
+        assert int(refused.headers["Retry-After"]) > 0
+        waiting.append(asking(BOB))
+        may_answer.set()
+        assert {(await each).status_code for each in waiting} == {200}
+        assert (await asking(ALICE)).status_code == 200
 
 
 async def test_metrics_may_be_public() -> None:

@@ -4,6 +4,7 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -148,7 +149,23 @@ def test_without_a_cache_the_cause_is_that() -> None:
         sim.run()
     assert sim.reports["b"] == report(0, 0, 10, "cache_off")
     tokens = np.array(PROMPT, dtype=np.int32)
-    assert sim.scheduler.explain(DEFAULT_NAMESPACE, tokens).cause == "cache_off"
+    explained = sim.scheduler.explain(DEFAULT_NAMESPACE, tokens, looks_elsewhere=True)
+    assert explained.cause == "cache_off"
+
+
+def test_on_a_tenants_behalf_nobody_looks_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """How long it takes to look must not depend on what others hold."""
+    sim = Reporting()
+    tokens = np.array(PROMPT, dtype=np.int32)
+    found = sim.scheduler.explain(DEFAULT_NAMESPACE, tokens, looks_elsewhere=True)
+    assert found.in_other_namespaces is False
+
+    def look(*_: object) -> bool:
+        raise AssertionError("it looks elsewhere")
+
+    monkeypatch.setattr(PrefixCache, "is_held_elsewhere", look)
+    found = sim.scheduler.explain(DEFAULT_NAMESPACE, tokens, looks_elsewhere=False)
+    assert found.in_other_namespaces is None
 
 
 def test_who_was_never_admitted_is_told_nothing() -> None:
