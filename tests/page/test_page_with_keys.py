@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tests.frontend.real_server import MODEL, Serving, running_server
-from tests.page.page_user import PageUser, using
+from tests.page.page_user import PHONE, PageUser, using
 
 ANN, BOB, WRONG = (f"{name}-secret-1234567890" for name in ("ann", "bob", "wrong"))
 
@@ -73,6 +73,50 @@ def test_keys_are_asked_for_kept_in_the_session_and_forgotten(
         assert user.page.locator(".message").count() == 0
         # The browser's own lines about refusals.
         user.complaints = [each for each in user.complaints if "401" not in each]
+
+
+def test_a_key_that_cannot_be_sent_is_refused_at_once(browser: Any, guarded: Serving) -> None:
+    with using(browser, guarded.url) as user:
+        user.open()
+        user.page.locator("#key-dialog").wait_for()
+        for broken in (f"{ANN[:4]}…{ANN[-4:]}", f"{ANN}\u200b{ANN}"):
+            enter_key(user, broken)
+            user.page.locator("#key-remark", has_text="perhaps invisible ones").wait_for()
+            assert user.page.evaluate("sessionStorage.length") == 0
+        enter_key(user, ANN)
+        user.page.locator("#model-name").filter(has_text=MODEL).wait_for()
+        user.complaints = [each for each in user.complaints if "401" not in each]
+
+
+def test_a_key_and_long_names_fit_on_a_phone(browser: Any, guarded: Serving) -> None:
+    names = ["a-model-with-quite-a-long-name-8B-instruct", "another-one-that-is-as-long-70B"]
+    with using(browser, guarded.url, PHONE) as user:
+        user.page.route(
+            "**/v1/models",
+            lambda route: (
+                route.fulfill(json={"data": [{"id": name} for name in names]})
+                if "authorization" in route.request.headers
+                else route.continue_()
+            ),
+        )
+        user.open()
+        user.page.locator("#key-dialog").wait_for()
+        enter_key(user, ANN)
+        user.page.locator("#model-choice").wait_for()
+        user.page.locator("#key-button", has_text="Forget the key").wait_for()
+        for view in ("chat", "cache", "explain"):
+            user.go(view)
+            overflow = user.page.evaluate(
+                "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+            )
+            assert overflow <= 0
+        assert user.page.locator("#key-button").evaluate("b => b.clientHeight") < 40
+        size = "e => getComputedStyle(e).fontSize"
+        assert user.page.locator("#instructions").evaluate(size) == "16px"
+        # Without a key; and tokens are counted for models that the server does not have.
+        user.complaints = [
+            each for each in user.complaints if "401" not in each and "404" not in each
+        ]
 
 
 def test_a_tenant_sees_its_own_namespace_and_nothing_of_others(

@@ -46,6 +46,11 @@ bindShortcuts({
     chat.focus();
   },
 });
+byId("skip").addEventListener("click", (event) => {
+  // The address says which view is shown, so it cannot also say where in the page one is.
+  event.preventDefault();
+  byId("main").focus();
+});
 addEventListener("hashchange", route);
 route();
 loadModels();
@@ -73,6 +78,7 @@ function route() {
   }
   document.documentElement.dataset.view = shown;
   document.title = `${shown[0].toUpperCase()}${shown.slice(1)} · radixserve`;
+  if (shown === "chat") chat.show();
   if (shown === "cache") cache.show(rest[0] === "path" ? Number(rest[1]) : null);
   else cache.hide();
   if (shown === "explain") explain.show(rest[0] ? Number(rest[0]) : null);

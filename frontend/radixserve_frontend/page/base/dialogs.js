@@ -4,6 +4,9 @@ import { byId, fill, h } from "./dom.js";
 import { forgetKey, keepKey, keyStore } from "./key.js";
 import { SHORTCUTS } from "./shortcuts.js";
 
+/** A header carries no others; the server's keys have no others either. */
+const SENDABLE = /^[\x21-\x7e]+$/;
+
 /** Fills the help and binds its button; returns how to open it. */
 export function prepareHelp() {
   const dialog = byId("help");
@@ -41,6 +44,10 @@ export function prepareKeys(onKey) {
     event.preventDefault();
     const key = field.value.trim();
     if (key === "") return;
+    if (!SENDABLE.test(key)) {
+      remark.textContent = "A key has plain letters, digits and signs only; this one has others, perhaps invisible ones.";
+      return;
+    }
     field.value = "";
     dialog.close();
     keepKey(key);

@@ -1,5 +1,8 @@
 /** Hands and keys on the picture: wheel, drag, pinch, pointing, clicking, and the arrow keys. */
 
+import { announce } from "../base/announce.js";
+import { nodeInWords } from "./panel.js";
+
 const WHEEL_SPEED = 0.0016;
 const KEY_ZOOM = 1.5;
 const KEY_PAN = 0.15;
@@ -45,6 +48,7 @@ function go(picture, next) {
   const slot = selected > 0 ? next(tree, selected) : tree.first[0];
   if (slot <= 0) return;
   picture.select(slot);
+  announce(nodeInWords(tree, slot));
   const { top, bottom, start } = tree.placeOf(slot);
   const middle = (top + bottom) / 2;
   const isSeen = middle > view.top && middle < view.bottom && start >= view.left && start < view.right;

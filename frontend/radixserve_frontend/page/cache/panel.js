@@ -5,6 +5,7 @@ import { ago, count, counted } from "../base/format.js";
 import { NOT_TOLD } from "./tree.js";
 
 const ASK_AFTER_MS = 120;
+const EXPLANATION = Symbol("explanation");
 
 export class Panel {
   #element;
@@ -13,6 +14,8 @@ export class Panel {
   #slot = -1;
   #id = -1;
   #drawn = "";
+  /** The text that stands there, as `Texts` knows it; `EXPLANATION` where no node is shown. */
+  #drawnText;
   #timer = 0;
 
   constructor(element, picture, texts) {
@@ -29,6 +32,7 @@ export class Panel {
     this.#id = slot > 0 ? this.#picture.tree.id[slot] : -1;
     this.#element.dataset.node = String(slot > 0 ? this.#id : "");
     if (slot <= 0) {
+      this.#drawnText = EXPLANATION;
       fill(this.#element, ...explanation());
       return;
     }
@@ -76,8 +80,7 @@ export class Panel {
     const children = [...tree.childrenOf(slot)].length;
     const told = locks[slot] !== NOT_TOLD;
     const text = this.#texts.known(tree.id[slot], tokens[slot]);
-    fill(
-      this.#element,
+    const head = [
       h("h2", {}, counted(tokens[slot], "token")),
       facts([
         ["Positions", `${count(start[slot])} to ${count(end)}`],
@@ -88,9 +91,21 @@ export class Panel {
         ["Last used", told ? when(tree, slot, now) : "not told"],
         ["Owner", ownerName(tree.owner[slot])],
       ]),
-      ...textOf(text),
-    );
+    ];
+    if (text === this.#drawnText) {
+      // Whoever reads or selects in it goes on.
+      head.forEach((each, index) => this.#element.children[index].replaceWith(each));
+      return;
+    }
+    this.#drawnText = text;
+    fill(this.#element, ...head, ...textOf(text));
   }
+}
+
+/** A node in few words, for those who hear them. */
+export function nodeInWords({ start, tokens, owner }, slot) {
+  const end = start[slot] + tokens[slot];
+  return `${counted(tokens[slot], "token")}, positions ${count(start[slot])} to ${count(end)}, ${ownerName(owner[slot])}`;
 }
 
 /** A description list of [name, value] pairs. */

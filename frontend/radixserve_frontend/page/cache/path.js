@@ -18,8 +18,8 @@ const LAST_TOKEN = 32;
  * The nodes that hold this record's prompt and answer: {path: slots from the first, isWhole}. Of an
  * answer's last token nobody keeps anything, because nothing was computed behind it.
  */
-export async function pathOf(record, answer, tree, texts) {
-  const said = (await textOf(record)) + answer;
+export async function pathOf(record, tree, texts) {
+  const said = (await textOf(record)) + record.answer;
   const path = [];
   let slot = 0;
   let at = 0;

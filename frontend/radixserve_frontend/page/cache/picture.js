@@ -34,6 +34,7 @@ export class Picture {
   #isShown = false;
   #isStale = false;
   #selectedId = -1;
+  #hoveredId = -1;
   #pathIds = new Map();
   #stillTimer = 0;
   #onSelect;
@@ -74,7 +75,7 @@ export class Picture {
     if (!this.#isStale) return;
     this.#isStale = false;
     if (this.tree.settle()) this.view.fit(this.tree.extent[0]);
-    this.hovered = -1;
+    if (this.hovered >= 0 && !this.#isStill(this.hovered, this.#hoveredId)) this.hover(-1);
     if (this.selected >= 0 && !this.#isStill(this.selected, this.#selectedId)) this.select(-1);
     for (const [slot, id] of this.#pathIds) if (!this.#isStill(slot, id)) this.path.delete(slot);
     this.#onSettle();
@@ -113,6 +114,7 @@ export class Picture {
   hover(slot) {
     if (slot === this.hovered) return;
     this.hovered = slot;
+    this.#hoveredId = slot >= 0 ? this.tree.id[slot] : -1;
     this.#onSelect(slot >= 0 ? slot : this.selected);
     this.draw();
   }

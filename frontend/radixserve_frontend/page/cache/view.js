@@ -1,9 +1,9 @@
 /** The Cache view: the live tree, what is selected in it, and the figures of the last minutes. */
 
+import { announce } from "../base/announce.js";
 import { byId, fill, h, setText } from "../base/dom.js";
 import { counted } from "../base/format.js";
 import { theme } from "../base/theme.js";
-import { talk } from "../chat/workspace.js";
 import { recordOf } from "../explain/records.js";
 import { colourReader, COLOURINGS, css } from "./colours.js";
 import { Feed } from "./feed.js";
@@ -20,6 +20,7 @@ const FIGURES_EVERY_MS = 1000;
 /** The feed tells of a request's last nodes up to half a second later. */
 const SEEK_AGAIN_MS = 700;
 const MAX_SEEKS = 4;
+const TOLD_PHASES = ["waiting", "missing"];
 
 export class CacheView {
   feed = new Feed({
@@ -36,6 +37,7 @@ export class CacheView {
   #isWhole = false;
   #sought = null;
   #note = "";
+  #toldPhase = "off";
   #tableAt = 0;
 
   constructor() {
@@ -77,6 +79,7 @@ export class CacheView {
   /** There is another key now, or none: what the one before showed is gone. */
   reconnect() {
     this.#clear();
+    this.figures.clear();
     this.feed.reopen();
   }
 
@@ -84,7 +87,6 @@ export class CacheView {
     this.#isWhole = false;
     this.#texts.forget();
     this.picture.clear();
-    this.figures.clear();
     this.#summarise();
   }
 
@@ -109,10 +111,9 @@ export class CacheView {
       this.#say("That request is not known here any more.");
       return;
     }
-    const answer = talk.value.turns.get(record.turn)?.text ?? "";
     this.#say("Looking for the way of the request");
     try {
-      const { path, isWhole } = await pathOf(record, answer, this.picture.tree, this.#texts);
+      const { path, isWhole } = await pathOf(record, this.picture.tree, this.#texts);
       if (this.#sought !== sought) return;
       this.picture.markPath(path);
       if (!isWhole && round < MAX_SEEKS) {
@@ -130,6 +131,7 @@ export class CacheView {
 
   #say(note) {
     this.#note = note;
+    if (note !== "") announce(note);
     this.#summarise();
   }
 
@@ -146,6 +148,9 @@ export class CacheView {
       missing: `There is no tree to see: ${error}`,
     }[phase];
     setText(byId("cache-summary"), this.#note === "" ? words : `${words} ${this.#note}`);
+    // The number of nodes is not read out at each change; what ends or begins the picture is.
+    if (phase !== this.#toldPhase && TOLD_PHASES.includes(phase)) announce(words);
+    this.#toldPhase = phase;
     const place = byId("tree-place");
     place.dataset.nodes = String(tree.size);
     place.dataset.phase = this.#isWhole && phase === "live" ? "whole" : phase;

@@ -6,11 +6,18 @@
 
 import { announce } from "../base/announce.js";
 import { isAbort, postEvents, postJson } from "../base/api.js";
+import { Store } from "../base/store.js";
 import { addRecord } from "../explain/records.js";
 import { addTurn, pathTo, patchTurn, removeTurn } from "./turns.js";
 import { messagesOf, settings, talk } from "./workspace.js";
 
-const running = new Map();
+/** The answers that are on their way, {control, turn} by conversation: one for each, at most. */
+export const running = new Store(new Map());
+
+// Nobody waits for an answer that was deleted.
+talk.subscribe(({ turns }) => {
+  for (const { control, turn } of running.value.values()) if (!turns.has(turn)) control.abort();
+});
 
 /** Say `text` behind `parent` (a turn's id or null), and have it answered. */
 export function say(conversation, parent, text) {
@@ -32,19 +39,19 @@ export function retry(turn) {
 
 /** End the answer that this conversation waits for, if any; what has come stays. */
 export function stop(conversation) {
-  running.get(conversation)?.abort();
+  running.value.get(conversation)?.control.abort();
 }
 
 async function answer(conversation, question) {
   stop(conversation);
   const control = new AbortController();
-  running.set(conversation, control);
   const messages = messagesOf(pathTo(talk.value, question));
   const [state, id] = addTurn(talk.value, conversation, question, {
     role: "assistant",
     text: "",
     status: "streaming",
   });
+  running.set((value) => new Map(value).set(conversation, { control, turn: id }));
   talk.set(state);
   const patch = (fields) => talk.set((value) => patchTurn(value, id, fields));
   const { model, temperature, maxTokens } = settings.value;
@@ -72,13 +79,14 @@ async function answer(conversation, question) {
     const status = isAbort(error) ? "stopped" : "failed";
     patch({ status, error: isAbort(error) ? null : error.message, ...measured.figures() });
     announce(status === "stopped" ? "Stopped" : `Error: ${error.message}`);
-    if (measured.usage === null && measured.hasBegun) {
+    if (measured.usage === null && measured.hasBegun && talk.value.turns.has(id)) {
       countBrokenOff(model, messages, measured).then(patch);
     }
   } finally {
-    if (running.get(conversation) === control) running.delete(conversation);
+    running.set((value) => new Map([...value].filter(([, each]) => each.control !== control)));
     if (measured.usage !== null) {
-      const record = addRecord({ conversation, turn: id, messages, model, ...measured.figures() });
+      const answer = measured.text;
+      const record = addRecord({ conversation, turn: id, messages, model, answer, ...measured.figures() });
       patch({ record });
     }
   }

@@ -1,7 +1,7 @@
 /** One conversation as a column: its messages, and where one writes the next. */
 
 import { byId, fill, h, icon } from "../base/dom.js";
-import { say, stop } from "./answering.js";
+import { running, say, stop } from "./answering.js";
 import { DOCUMENTS } from "./documents.js";
 import { Message } from "./message.js";
 import { pathTo, removeConversation, removeTurn, versionsIn } from "./turns.js";
@@ -13,7 +13,15 @@ const NEAR_END = 48;
 export class Column {
   #conversation;
   #messages = new Map();
-  #log = h("div", { class: "log", role: "log", "aria-live": "off", tabIndex: 0 });
+  /** Whether what comes is to be seen: until somebody scrolls away from the end. */
+  #follows = true;
+  #log = h("div", {
+    class: "log",
+    role: "log",
+    "aria-live": "off",
+    tabIndex: 0,
+    on: { scroll: () => this.#scrolled() },
+  });
   #empty = h("div", { class: "empty" });
   #input;
   #button;
@@ -36,7 +44,12 @@ export class Column {
     });
     this.element = h(
       "section",
-      { class: "column", data: { letter: conversation.letter, conversation: conversation.id }, "aria-label": name },
+      {
+        class: "column",
+        data: { letter: conversation.letter, conversation: conversation.id },
+        "aria-label": name,
+        on: { keydown: (event) => event.key === "Escape" && stop(conversation.id) },
+      },
       h(
         "header",
         { class: "column-head" },
@@ -52,14 +65,13 @@ export class Column {
         this.#button,
       ),
     );
-    context.subscribe(() => this.#suggest());
+    this.suggest();
   }
 
   /** Show the conversation as it is in `state`. */
   update(state) {
     this.#conversation = state.conversations.find((each) => each.id === this.#conversation.id);
     const path = pathTo(state, this.#conversation.leaf);
-    const follows = this.#isAtEnd();
     const shown = path.map((turn) => this.#messageOf(turn));
     const elements = path.length === 0 ? [this.#empty] : shown.map((message) => message.element);
     if (!isSame(this.#log.children, elements)) this.#replace(elements);
@@ -67,8 +79,35 @@ export class Column {
     shown.forEach((message, index) => message.update(path[index], versionsOf(path[index])));
     for (const id of this.#messages.keys()) if (!state.turns.has(id)) this.#messages.delete(id);
     this.#close.hidden = state.conversations.length === 1;
-    this.#showButton(path.at(-1)?.status === "streaming");
-    if (follows) this.#log.scrollTop = this.#log.scrollHeight;
+    // Be it in the version that is shown or in another.
+    this.#showButton(running.value.has(this.#conversation.id));
+    this.follow();
+  }
+
+  /** Go to the end, if that is where the reader is. */
+  follow() {
+    if (this.#follows) this.#log.scrollTop = this.#log.scrollHeight;
+  }
+
+  /** An empty conversation offers questions about the chosen documents. */
+  suggest() {
+    const chosen = DOCUMENTS.filter((each) => context.value.chosen.includes(each.id));
+    const questions = chosen.flatMap((each) => each.questions).slice(0, 6);
+    fill(
+      this.#empty,
+      h("p", {}, questions.length > 0 ? "Ask something, for instance:" : "Ask something."),
+      questions.map((question) =>
+        h(
+          "button",
+          {
+            type: "button",
+            class: "suggestion",
+            on: { click: () => say(this.#conversation.id, this.#conversation.leaf, question) },
+          },
+          question,
+        ),
+      ),
+    );
   }
 
   focus() {
@@ -107,17 +146,15 @@ export class Column {
     if (text === "") return;
     this.#input.value = "";
     this.#grow();
-    this.#log.scrollTop = this.#log.scrollHeight;
+    this.#follows = true;
     say(id, leaf, text);
   }
 
   #key(event) {
-    const { id } = this.#conversation;
     if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
       if (this.#button.dataset.does === "send") this.#submit(event);
       else event.preventDefault();
-    } else if (event.key === "Escape") stop(id);
-    else if (event.key === "ArrowUp" && event.altKey) this.#editLast(event);
+    } else if (event.key === "ArrowUp" && event.altKey) this.#editLast(event);
   }
 
   #editLast(event) {
@@ -142,35 +179,15 @@ export class Column {
     this.focus();
   }
 
-  /** An empty conversation offers questions about the chosen documents. */
-  #suggest() {
-    const chosen = DOCUMENTS.filter((each) => context.value.chosen.includes(each.id));
-    const questions = chosen.flatMap((each) => each.questions).slice(0, 6);
-    fill(
-      this.#empty,
-      h("p", {}, questions.length > 0 ? "Ask something, for instance:" : "Ask something."),
-      questions.map((question) =>
-        h(
-          "button",
-          {
-            type: "button",
-            class: "suggestion",
-            on: { click: () => say(this.#conversation.id, this.#conversation.leaf, question) },
-          },
-          question,
-        ),
-      ),
-    );
-  }
-
   #grow() {
     this.#input.style.height = "auto";
     this.#input.style.height = `${Math.min(this.#input.scrollHeight, 180)}px`;
   }
 
-  #isAtEnd() {
+  #scrolled() {
     const { scrollTop, scrollHeight, clientHeight } = this.#log;
-    return scrollHeight - scrollTop - clientHeight < NEAR_END;
+    // Where it is hidden it has no height, and nobody has scrolled.
+    if (clientHeight > 0) this.#follows = scrollHeight - scrollTop - clientHeight < NEAR_END;
   }
 }
 

@@ -69,6 +69,7 @@ export class Message {
     const end = () => {
       form.replaceWith(this.#text);
       this.element.classList.remove("is-edited");
+      this.#actions.querySelector("button").focus();
     };
     const send = () => {
       const edited = editor.value.trim();

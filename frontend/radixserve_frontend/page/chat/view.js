@@ -1,12 +1,13 @@
 /** The Chat view: context on the left, up to three conversations side by side. */
 
-import { byId, fill } from "../base/dom.js";
+import { byId } from "../base/dom.js";
+import { running } from "./answering.js";
 import { Column, showTabs } from "./column.js";
 import { showSettings } from "./settings.js";
 import { keepShared } from "./shared.js";
 import { showSidebar } from "./sidebar.js";
 import { addConversation, MAX_CONVERSATIONS } from "./turns.js";
-import { front, talk } from "./workspace.js";
+import { context, front, talk } from "./workspace.js";
 
 export class ChatView {
   #columns = new Map();
@@ -23,7 +24,14 @@ export class ChatView {
       toggle.setAttribute("aria-expanded", String(isOpen));
     });
     talk.subscribe((state) => this.#update(state));
+    running.subscribe(() => this.#update(talk.value));
+    context.subscribe(() => this.#columns.forEach((column) => column.suggest()));
     front.subscribe(() => this.#bringToFront());
+  }
+
+  /** The view is shown: what came meanwhile is to be seen. */
+  show() {
+    this.#columns.forEach((column) => column.follow());
   }
 
   /** One more conversation, if there is room, and write there. */
@@ -53,10 +61,11 @@ export class ChatView {
       if (!column) this.#columns.set(conversation.id, (column = this.#made(conversation)));
       return column;
     });
-    const elements = columns.map((column) => column.element);
-    if (elements.some((each, index) => this.#place.children[index] !== each)) {
-      fill(this.#place, elements);
-    }
+    columns.forEach(({ element }, index) => {
+      // Those that are there stay where they are: one that is put in anew forgets how far it was read.
+      const there = this.#place.children[index] ?? null;
+      if (there !== element) this.#place.insertBefore(element, there);
+    });
     for (const column of columns) column.update(state);
     this.#add.hidden = state.conversations.length >= MAX_CONVERSATIONS;
     this.#place.dataset.count = String(columns.length);

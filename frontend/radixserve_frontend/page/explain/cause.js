@@ -34,7 +34,7 @@ export function historyInWords(record, before) {
   const changed = firstChange(before.messages, record.messages);
   if (changed === null) return rewritten(record, before);
   const { role } = record.messages[changed];
-  if (role === "system") return "The system prompt or the documents were changed since the request before.";
+  if (role === "system" || before.messages[changed].role === "system") return "The system prompt or the documents were changed since the request before.";
   const number = record.messages.slice(0, changed + 1).filter((each) => each.role === role).length;
   return role === "user"
     ? `Message ${number} was edited since the request before: the conversation forks there.`
@@ -44,9 +44,15 @@ export function historyInWords(record, before) {
 /** The history is the same; if the match ends within it, the template wrote it otherwise. */
 function rewritten(record, before) {
   const { cause, matched_tokens: matched } = record.report;
-  if (cause !== "diverged" || matched >= before.promptTokens - 1) return null;
-  const tail = counted(before.promptTokens - matched, "token");
-  return `The messages are the same as in the request before, yet the last ${tail} of that prompt no longer match: the chat template writes earlier turns in another way.`;
+  if (cause !== "diverged") return null;
+  if (matched < before.promptTokens - 1) {
+    const tail = counted(before.promptTokens - matched, "token");
+    return `The messages are the same as in the request before, yet the last ${tail} of that prompt no longer match: the chat template writes earlier turns in another way.`;
+  }
+  // What ends an answer is not computed before something follows it.
+  const isSent = record.messages[before.messages.length]?.content === before.answer;
+  if (!isSent || matched >= before.promptTokens + before.answerTokens - 2) return null;
+  return "The answer before was sent back, yet not as it was generated: the chat template writes earlier answers in another way, without what they thought, say.";
 }
 
 /** The first of the earlier messages that is another one now; null if all are the same. */

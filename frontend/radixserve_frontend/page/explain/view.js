@@ -10,6 +10,8 @@ import { explanationElements, reportElements } from "./report.js";
 
 export class ExplainView {
   #shown = null;
+  /** The record whose explanation stands there, null for none; undefined before the first. */
+  #explained;
   #asking = null;
 
   constructor() {
@@ -29,12 +31,18 @@ export class ExplainView {
   #update() {
     const all = records.value;
     const shown = recordOf(this.#shown) ?? all.at(-1);
+    const list = byId("requests");
+    const focused = list.contains(document.activeElement) ? document.activeElement.hash : null;
     fill(
-      byId("requests"),
+      list,
       all.length === 0
         ? h("p", { class: "hint" }, "None yet. What you ask in the Chat is listed here, in memory only.")
         : h("ol", { class: "requests" }, all.toReversed().map((each) => listed(each, each === shown))),
     );
+    // Who steps through the requests by keyboard goes on from where they are.
+    if (focused) list.querySelector(`a[href="${focused}"]`)?.focus();
+    if (this.#explained === (shown ?? null)) return;
+    this.#explained = shown ?? null;
     fill(byId("explanation"), ...(shown ? explained(shown) : unexplained()));
   }
 
