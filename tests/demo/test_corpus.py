@@ -23,6 +23,7 @@ from radixserve.demo.corpus.pool import LONGEST_COINED, Pool, is_held_out
 from radixserve.demo.corpus.questions import Questioner
 from radixserve.demo.corpus.setting import Setting
 from radixserve.demo.corpus.subject import Subject
+from radixserve.demo.corpus.values import clock
 from radixserve.demo.corpus.wording import WHO_FOR_PERSONS, Wording
 from radixserve.demo.corpus.words import (
     HELD_OUT,
@@ -228,6 +229,17 @@ def test_numbers_are_held_out_by_their_rest() -> None:
         assert {is_held_out(number) for number in drawn} == {held_out}
 
 
+def test_held_out_times_are_never_trained_on() -> None:
+    shown = {}
+    for held_out in (False, True):
+        setting = Setting(Chance(random.Random(0)), held_out=held_out)
+        setting.clock_has_24_hours = True
+        shown[held_out] = {clock(setting, 6, 23) for _ in range(3000)}
+    assert len(shown[True]) > 15
+    assert len(shown[False]) > 150
+    assert not shown[True] & shown[False]
+
+
 @pytest.mark.parametrize(("name", "found"), list(every_list()))
 def test_no_phrase_is_both_trained_on_and_held_out(name: str, found: Phrases) -> None:
     train, held_out = {bare(p) for p in found.train}, {bare(p) for p in found.held_out}
@@ -414,17 +426,32 @@ def test_what_is_told_is_asked_for_later() -> None:
     assert max(gaps) >= 5
 
 
-def questioners(count: int, *, seed: int) -> Iterator[Questioner]:
+def questioners(
+    count: int, *, seed: int, held_out: bool = False, size: int = 2500
+) -> Iterator[Questioner]:
     """Each with a document of its own."""
     rng = random.Random(seed)
     for _ in range(count):
-        setting = Setting(Chance(rng), held_out=False)
-        document = draw_document(setting, 2500)
+        setting = Setting(Chance(rng), held_out=held_out)
+        document = draw_document(setting, size)
         yield Questioner(setting, document, Wording(Chance(rng), held_out=False))
 
 
 def names_of(subject: Subject) -> list[str]:
     return [name.lower() for name in (subject.full, *subject.shorts)]
+
+
+def test_who_is_not_in_a_document_is_not_in_it() -> None:
+    """Short lists are used up by long documents: of the languages, six are held out."""
+    num_strangers = 0
+    for questioner in questioners(60, seed=15, held_out=True, size=4000):
+        for section in questioner.document.sections:
+            names = {subject.name for subject in section.subjects}
+            for _ in range(4):
+                stranger = questioner._stranger(section)
+                assert stranger is None or stranger.name not in names
+                num_strangers += stranger is not None
+    assert num_strangers > 100
 
 
 def test_an_absent_answer_says_what_is_absent() -> None:
@@ -433,7 +460,9 @@ def test_an_absent_answer_says_what_is_absent() -> None:
     counts = Counter[str]()
     for questioner in questioners(150, seed=14):
         subjects = [subject for s in questioner.document.sections for subject in s.subjects]
-        assert questioner.unknown_subject().turn.answer == frames.ABSENT_ANSWER
+        unknown = questioner.unknown_subject()
+        assert unknown is not None
+        assert unknown.turn.answer == frames.ABSENT_ANSWER
         if (asked := questioner.unknown_value()) is not None:
             assert asked.turn.answer.startswith("The one ")
             assert asked.turn.answer.endswith(f" is {frames.UNKNOWN_VALUE}.")

@@ -5,11 +5,12 @@ from enum import StrEnum
 
 
 class Split(StrEnum):
-    """Which names, values and phrasings a dialogue may use. Nothing held out is ever trained on."""
+    """Which names, values and phrasings a dialogue may use. Nothing held out is trained on."""
 
     TRAIN = "train"
     HELD_OUT_VALUES = "values"
-    """Names and values that training never showed; its phrasings."""
+    """Names and values that training never showed in such a place, and a few attributes that it
+    never showed at all; its phrasings."""
     HELD_OUT_PHRASINGS = "phrasings"
     """Names and values that training never showed, and ways to ask that it never showed."""
 

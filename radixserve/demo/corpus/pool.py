@@ -1,7 +1,9 @@
 """What may be shown in training, and what is kept for the held-out splits: two halves of a list.
 
 Every sixth word of a list is held out, and so is every number that leaves 3 when divided by 7. A
-held-out split draws from its own halves only, so each of its names and values is new to the model.
+held-out split draws from its own halves only, so each of its names and values is new to the model
+in that place. (Some twenty of the words are in another list, too, where training may show them: a
+flower that is also a street's name.)
 
 Training also coins words: the front of one word and the back of another. Lists are short; a model
 that has seen every word of them a thousand times spells what it has begun from memory, and a new

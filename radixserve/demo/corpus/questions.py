@@ -17,7 +17,7 @@ from radixserve.demo.corpus.inverse import inverse_answer, inverse_question
 from radixserve.demo.corpus.names import SUBJECTS
 from radixserve.demo.corpus.prose import predicate
 from radixserve.demo.corpus.section import Section
-from radixserve.demo.corpus.setting import Setting
+from radixserve.demo.corpus.setting import TRIES, Setting
 from radixserve.demo.corpus.subject import Subject
 from radixserve.demo.corpus.values import VALUES
 from radixserve.demo.corpus.wording import Reference, Wording, called
@@ -104,6 +104,8 @@ class Questioner:
         template = self.wording.phrase(frames.OTHER_FRAMES)
         if self.chance.hits(0.06):
             stranger = self._stranger(topic.section)
+            if stranger is None:
+                return None
             return self._absent(self.wording.put(template, called(stranger, stranger.full)))
         subject = self.chance.pick(others)
         reference = self.wording.refer(subject)
@@ -245,7 +247,7 @@ class Questioner:
         question = self.wording.put(self.wording.phrase(frames.TOPIC_QUESTIONS))
         return Asked(Turn(question, f"The document is about {listed(topics)}.", "contents"))
 
-    def unknown_subject(self) -> Asked:
+    def unknown_subject(self) -> Asked | None:
         """Somebody or something that the document does not have."""
         section = self.chance.weighted(self._sections)
         attributes = section.asked
@@ -255,7 +257,10 @@ class Questioner:
             name, attributes = self.chance.pick(people), list(PEOPLE.attributes)
             subject = Subject(name, shorts=(name.partition(" ")[0],), possessive="their")
         else:
-            subject = self._stranger(section)
+            stranger = self._stranger(section)
+            if stranger is None:
+                return None
+            subject = stranger
         first = subject.shorts and section.domain.is_people and self.chance.hits(0.25)
         reference = called(subject, subject.shorts[0] if first else subject.full)
         return self._absent(self.wording.ask(self.chance.pick(attributes), reference))
@@ -292,15 +297,22 @@ class Questioner:
         reference = self.wording.refer(subject)
         return self._untold(self.wording.ask(self.chance.pick(missing), reference), reference)
 
-    def _stranger(self, section: Section) -> Subject:
-        """A subject that the document lacks; at times half its name is that of one it has."""
-        stranger = SUBJECTS[section.domain.subjects](self.setting, section.noun)
+    def _stranger(self, section: Section) -> Subject | None:
+        """A subject that the section lacks, if there is one; at times half its name is known."""
+        names = {subject.name for subject in section.subjects}
+        # A long document may have all that a short list allows.
+        for _ in range(TRIES):
+            stranger = SUBJECTS[section.domain.subjects](self.setting, section.noun)
+            if stranger.name not in names:
+                break
+        else:
+            return None
         known = self.chance.pick(section.subjects)
         one, other = stranger.name.split(" ", 1), known.name.split(" ", 1)
         if not self.chance.hits(0.25) or len(one) != 2 or len(other) != 2 or one[0] == other[0]:
             return stranger
         mixed = f"{one[0]} {other[1]}"
-        if mixed in {subject.name for subject in section.subjects}:
+        if mixed in names:
             return stranger
         return replace(stranger, name=mixed)
 
