@@ -131,18 +131,23 @@ class Loads:
     def behind(
         self, namespace: Namespace, tokens: TokenArray, num_cached_tokens: int
     ) -> Below | None:
-        """What could be loaded of ``tokens``, of which the tree holds ``num_cached_tokens``.
+        """What could be loaded of ``tokens``, of which the tree holds ``num_cached_tokens``, for
+        who only asks.
 
         *Cost*: O(tokens), hashed.
         """
         if self._tiers is None:
             return None
-        return self._below(self._tiers.chain(namespace, tokens), num_cached_tokens)
+        chain = self._tiers.chain(namespace, tokens)
+        return self._below(chain, num_cached_tokens, loads=False)
 
-    def _below(self, chain: PageChain, num_cached_tokens: int) -> Below | None:
+    def _below(
+        self, chain: PageChain, num_cached_tokens: int, *, loads: bool = True
+    ) -> Below | None:
         assert self._tiers is not None
         first_page = num_cached_tokens // self._cache.page_size
-        below = Below(chain, first_page, self._tiers.held(chain, first_page, chain.num_pages))
+        held = self._tiers.held(chain, first_page, chain.num_pages, loads=loads)
+        below = Below(chain, first_page, held)
         return below if below.num_pages else None
 
     def begin(self, request: Request, below: Below, finding: Finding | None) -> None:

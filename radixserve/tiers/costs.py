@@ -14,6 +14,7 @@ or nobody would ever find out that it has become so. Knows no clock: who observe
 Costs: O(1), well below 1 µs.
 """
 
+from collections.abc import Callable
 from typing import Final
 
 _TRIED_AGAIN: Final = 256
@@ -118,13 +119,25 @@ class Costs:
 
     def is_worth_host(self) -> bool:
         """Whether a page in host memory is worth loading. *Mutates* the count of noes."""
-        return self._host.of(self._is_cheaper(self.page_move_s))
+        return self._host.of(self._seems_worth_host())
 
     def is_worth_disk(self) -> bool:
         """Whether a page in a file is: it is read, and then loaded. *Mutates* likewise."""
+        return self._disk.of(self._seems_worth_disk())
+
+    def judges(self, *, loads: bool) -> tuple[Callable[[], bool], Callable[[], bool]]:
+        """What to ask about host memory, and about files: for who ``loads`` the two above, for
+        others the same without a trial now and then, of which nobody would learn."""
+        if loads:
+            return self.is_worth_host, self.is_worth_disk
+        return self._seems_worth_host, self._seems_worth_disk
+
+    def _seems_worth_host(self) -> bool:
+        return self._is_cheaper(self.page_move_s)
+
+    def _seems_worth_disk(self) -> bool:
         read_s, move_s = self.page_read_s, self.page_move_s
-        transfer_s = None if read_s is None else read_s + (move_s or 0.0)
-        return self._disk.of(self._is_cheaper(transfer_s))
+        return self._is_cheaper(None if read_s is None else read_s + (move_s or 0.0))
 
     def _is_cheaper(self, transfer_s: float | None) -> bool:
         prefill_s = self.page_prefill_s

@@ -182,24 +182,23 @@ class Tiers:
         """What the whole pages of ``tokens`` (int32[n], which must not change) are called."""
         return self._namer.chain(namespace, tokens, self._public.length(tokens))
 
-    def held(self, chain: PageChain, first_page: int, end_page: int) -> Held:
-        """How many pages in a row, from ``first_page`` on, are below and worth loading.
+    def held(self, chain: PageChain, first: int, end: int, *, loads: bool = True) -> Held:
+        """How many pages in a row, from page ``first`` on, are below and worth loading.
 
         Says nothing for certain: what is asked for later may be gone. A page on its way down does
-        not count. *Mutates* nothing but the costs' count of noes. *Cost*: see the module.
+        not count. *Mutates* the costs' count of noes if it ``loads``. *Cost*: see the module.
         """
         num_host = num_disk = 0
         is_worth_host = is_worth_disk = None
-        for page in range(first_page, min(end_page, chain.num_pages)):
+        judge_host, judge_disk = self.costs.judges(loads=loads)
+        for page in range(first, min(end, chain.num_pages)):
             if self._slots.find(chain.name(page)) is not None:
-                if is_worth_host is None:
-                    is_worth_host = self.costs.is_worth_host()
+                is_worth_host = judge_host() if is_worth_host is None else is_worth_host
                 if not is_worth_host:
                     break
                 num_host += 1
             elif self._reads.has_file(chain.folder(page), chain.name(page)):
-                if is_worth_disk is None:
-                    is_worth_disk = self.costs.is_worth_disk()
+                is_worth_disk = judge_disk() if is_worth_disk is None else is_worth_disk
                 if not is_worth_disk:
                     break
                 num_disk += 1

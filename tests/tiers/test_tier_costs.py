@@ -56,6 +56,16 @@ def test_what_is_not_worth_it_is_tried_again_now_and_then() -> None:
     assert [costs.is_worth_disk() for _ in range(256)].count(True) == 1
 
 
+def test_who_only_asks_is_no_trial_and_takes_none() -> None:
+    costs = measured(prefill_s=1.0, move_s=2.0, read_s=2.0)
+    for judge in costs.judges(loads=False):
+        assert not any(judge() for _ in range(1000))
+    for judge in costs.judges(loads=True):
+        assert [judge() for _ in range(256)] == [False] * 255 + [True]
+    cheap = measured(prefill_s=1.0, move_s=0.1, read_s=0.1)
+    assert all(judge() for judge in cheap.judges(loads=False))
+
+
 def test_one_hiccup_decides_nothing_and_a_change_does() -> None:
     costs = measured(prefill_s=1.0, move_s=0.5)
     costs.observe_moves(1, 1000.0)
