@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from demo_accuracy_parts.shares import ALL
+from radixserve.demo.card import interval
 
 Cells = Mapping[str, Mapping[str, Mapping[str, Sequence[int]]]]
 """As ``shares`` counts: right answers and all, by split, kind and length."""
@@ -64,7 +65,8 @@ def told(verdict: Mapping[str, Any]) -> str:
     worst = 100 * verdict["worst"][0] / verdict["worst"][1]
     met = "met" if verdict["is_met"] else "NOT MET"
     return (
-        f"{verdict['target']}: {share:.1f}% of {verdict['answers']:,}, at least "
+        f"{verdict['target']}: {share:.1f}% of {verdict['answers']:,} "
+        f"({interval(verdict['right'], verdict['answers'])}), at least "
         f"{verdict['least_percent']:g}% wanted: {met} "
         f"({worst:.1f}% at {verdict['worst_length']:,} tokens, the worst length)"
     )

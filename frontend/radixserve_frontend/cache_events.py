@@ -17,8 +17,8 @@ it is in ``cache/events.py`` and in the README. Tokens, namespaces and their roo
 sent: of a page whose namespace one does not know, one learns that it is there. Whoever may read the
 stream can find out whether a prompt that they guess is in the default namespace.
 
-The stream ends when a shutdown begins, as nothing should be routed here any more, and with the key
-that opened it.
+The stream ends when a shutdown begins, as nothing should be routed here any more, and instead of
+telling more if its key has been removed.
 """
 
 from collections.abc import AsyncGenerator, Iterator

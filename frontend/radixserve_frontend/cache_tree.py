@@ -18,7 +18,7 @@ told of.
 
 Where there are API keys a tenant is told of its own namespaces and of public tokens on the way to
 them, and of nothing that others do (``engine/tree_view.py``); an administrator of everything. A
-stream ends with the key that opened it.
+stream whose key has been removed ends instead of telling more.
 """
 
 import secrets

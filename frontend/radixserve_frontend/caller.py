@@ -4,8 +4,10 @@ The tenant is on whose account requests run. What one tenant has cached no other
 cache's namespace derives from the tenant and from the request's own salt.
 """
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
 from starlette.types import Scope
 
@@ -13,6 +15,8 @@ from radixserve.ids import DEFAULT_NAMESPACE, Namespace
 
 _SCOPE_KEY = "radixserve.caller"
 _LOOK_UP_KEY = "radixserve.caller.look_up"
+_LOOKED_UP_KEY = "radixserve.caller.looked_up_s"
+CHECK_EVERY_S: Final = 1.0
 _SEPARATOR = "\0"
 
 
@@ -49,6 +53,7 @@ def attach_caller(
     keys there are by then. *Mutates* ``scope``."""
     scope[_SCOPE_KEY] = caller
     scope[_LOOK_UP_KEY] = look_up
+    scope[_LOOKED_UP_KEY] = time.monotonic()
 
 
 def caller_of(scope: Scope) -> Caller:
@@ -59,7 +64,12 @@ def caller_of(scope: Scope) -> Caller:
 
 
 def is_still_known(scope: Scope) -> bool:
-    """Whether the request would still come from the same caller. What has no end asks now and then:
-    its key may have been removed. *Cost*: that of looking up a key."""
+    """Whether the request would still come from the same caller. What has no end asks each time it
+    has something to tell: its key may have been removed. *Cost*: a key is looked up once in
+    ``CHECK_EVERY_S``. *Mutates* ``scope``."""
     look_up = scope.get(_LOOK_UP_KEY)
-    return look_up is None or look_up() == caller_of(scope)
+    now_s = time.monotonic()
+    if look_up is None or now_s - scope[_LOOKED_UP_KEY] < CHECK_EVERY_S:
+        return True
+    scope[_LOOKED_UP_KEY] = now_s
+    return bool(look_up() == caller_of(scope))

@@ -10,10 +10,12 @@ given as ``--remark``: how long it took and why, where the weights are that it b
 
 import argparse
 import json
+import math
 import sys
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any
 
 from radixserve.errors import CheckpointError
@@ -90,6 +92,8 @@ takes the lengths, or the kinds, together. {identical}
 {phrasings}
 
 ### What it was meant to reach
+
+In brackets, where the share lies with 95% confidence: other questions would give other figures.
 
 {targets}
 
@@ -198,11 +202,24 @@ def _percent(cell: Sequence[int] | None) -> str:
     return "" if cell is None else f"{100 * cell[0] / cell[1]:.1f}"
 
 
+def interval(right: int, answers: int) -> str:
+    """Between what shares, in percent, the true one lies with 95% confidence: "81.8 to 91.0".
+
+    Wilson's score interval, as if each answer were drawn by itself; those of a dialogue are not.
+    """
+    share, z = right / answers, NormalDist().inv_cdf(0.975)
+    middle = share + z * z / (2 * answers)
+    spread = z * math.sqrt(share * (1 - share) / answers + (z / (2 * answers)) ** 2)
+    low, high = ((middle + side * spread) / (1 + z * z / answers) for side in (-1, 1))
+    return f"{100 * low:.1f} to {100 * high:.1f}"
+
+
 def _targets(reached: Sequence[Mapping[str, Any]]) -> str:
     lines = [["answers", "at least", "measured"], ["---"] * 3]
     for one in reached:
         share = _percent((one["right"], one["answers"]))
-        measured = f"{share}, {'met' if one['is_met'] else 'missed'}"
+        verdict = "met" if one["is_met"] else "missed"
+        measured = f"{share} ({interval(one['right'], one['answers'])}), {verdict}"
         lines.append([one["target"], f"{one['least_percent']:g}", measured])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 

@@ -36,7 +36,10 @@ def test_the_card_says_what_was_measured(unbroken: Path, tmp_path: Path) -> None
     assert "| record | 75.0 | 75.0 | 4 |" in text
     assert "| kind | 128 tokens | 1024 tokens | all | answers |" in text
     assert "| all | 50.0 | 33.3 | 40.0 | 5 |" in text
-    assert "| records | 70 | 75.0, met |\n| others | 90 | 40.0, missed |" in text
+    assert (
+        "| records | 70 | 75.0 (30.1 to 95.4), met |\n| others | 90 | 40.0 (11.8 to 76.9), missed |"
+        in text
+    )
     assert "    train --seed 3\n" in text
     assert "    python bench/demo_accuracy.py --dialogues 9\n" in text
     assert "0 minutes by the clock (one session). Seed 3." in words(text)
@@ -64,16 +67,25 @@ def test_the_card_says_what_was_measured(unbroken: Path, tmp_path: Path) -> None
         card.card([entry for entry in log if entry.get("step") != 30], ACCURACY)
 
 
+def test_an_interval_is_wilsons() -> None:
+    assert card.interval(50, 100) == "40.4 to 59.6"
+    assert card.interval(0, 10) == "0.0 to 27.8"
+    assert card.interval(10, 10) == "72.2 to 100.0"
+
+
 def test_the_card_is_written_beside_the_model(
     unbroken: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "accuracy.json"
-    arguments = ["--run", str(unbroken), "--accuracy", str(file)]
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / LOG).write_bytes((unbroken / LOG).read_bytes())
+    arguments = ["--run", str(run), "--accuracy", str(file)]
     assert card.main(arguments) == 1
     assert "accuracy.json" in capsys.readouterr().err
     file.write_text(json.dumps(ACCURACY))
     assert card.main(arguments) == 0
-    written = (unbroken / "MODEL_CARD.md").read_text()
+    written = (run / "MODEL_CARD.md").read_text()
     assert written.startswith("---\nlanguage: en\n")
     elsewhere = tmp_path / "card"
     assert card.main([*arguments, "--out", str(elsewhere), "--remark", "Twice."]) == 0

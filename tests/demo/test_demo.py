@@ -19,7 +19,7 @@ from tests.frontend.http_calls import CHAT
 from tests.frontend.real_server import serving
 
 RIGHT_OF_THE_QUICK_GATE = 35
-"""The shipped weights answer 37 of the 48 exactly; two may round otherwise elsewhere. It falls when
+"""The shipped weights answer 37 of the 47 exactly; two may round otherwise elsewhere. It falls when
 something between the weights and the answer breaks; new weights set it anew."""
 
 MOST_BYTES = 16 * 10**6

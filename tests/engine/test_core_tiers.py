@@ -173,6 +173,20 @@ class Clock:
         return self.now_s
 
 
+def test_explaining_is_no_trial_of_the_tiers(
+    restarted: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All tenants share the number of trials: asking must neither count nor show it."""
+
+    def count(_: Costs) -> bool:
+        raise AssertionError("it counts")
+
+    for name in ("is_worth_host", "is_worth_disk"):
+        monkeypatch.setattr(Costs, name, count)
+    explained = restarted.core.explain(PROMPT)
+    assert explained.host_tokens + explained.disk_tokens > 0
+
+
 def test_nobody_waits_for_a_disk_that_hangs(
     restarted: Engine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

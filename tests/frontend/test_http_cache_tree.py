@@ -2,7 +2,6 @@
 waits for."""
 
 import asyncio
-from pathlib import Path
 
 import pytest
 
@@ -15,7 +14,7 @@ from radixserve.engine.interface import (
     ViewedNode,
 )
 from radixserve.ids import Namespace
-from radixserve_frontend import cache_tree, key_store
+from radixserve_frontend import cache_tree
 from radixserve_frontend.caller import ANYBODY, Caller
 from tests.frontend.fake_engine import FakeEngine, FakeTreeWatch
 from tests.frontend.http_calls import error_of
@@ -233,36 +232,6 @@ async def test_with_keys_each_tenant_has_a_tree_and_streams_of_its_own(
                 _, _, hello = await anext(events_of_other)
                 assert (hello["tenant"], hello["total_pages"]) == (False, 1024)
                 assert (await opened(engine, 2)).viewer.sees_all
-
-
-async def test_a_stream_ends_with_the_key_that_opened_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(key_store, "CHECK_EVERY_S", 0.0)
-    file = tmp_path / "keys.toml"
-    engine = FakeEngine()
-
-    def give_keys(*names: str) -> None:
-        replaced = tmp_path / "replaced"
-        keys = (f'[tenants.{name}]\nkeys = ["{KEYS[name]}"]\n' for name in names)
-        replaced.write_text("".join(keys))
-        replaced.rename(file)
-
-    give_keys("a", "b")
-    config = config_of(api_keys_file=str(file))
-    async with serving(engine, config) as server, server.client() as client:
-        headers = {"Authorization": f"Bearer {KEYS['a']}"}
-        async with client.stream("GET", PATH, headers=headers) as response:
-            events = events_of(response)
-            await anext(events)
-            watch = await opened(engine)
-            watch.events.put_nowait(TreeNodes(0.0, [], [1]))
-            assert (await anext(events))[1] == "nodes"
-            give_keys("b")
-            watch.events.put_nowait(TreeNodes(0.0, [], [2]))
-            assert [event async for event in events] == []
-        await closed(watch)
-        assert (await client.get(PATH, headers=headers)).status_code == 401
 
 
 def test_without_keys_what_has_no_salt_is_ones_own() -> None:

@@ -7,8 +7,15 @@ from typing import Any
 import pytest
 
 from tests.frontend.real_server import MODEL, Serving, running_server
-from tests.page.page_user import PageUser, answer_events, using
+from tests.page.page_user import PHONE, PageUser, answer_events, using
 
+SAY_MORE_IN_B = """(async () => {
+  const { say } = await import("/page/chat/answering.js");
+  const { talk } = await import("/page/chat/workspace.js");
+  const { id, leaf } = talk.value.conversations[1];
+  await say(id, leaf, "More.");
+})()"""
+AT_END = "log => log.scrollHeight - log.scrollTop - log.clientHeight < 2"
 IN_FOCUS = "document.activeElement.getAttribute('aria-label')"
 
 
@@ -206,11 +213,10 @@ def test_a_conversation_stays_where_it_was_read(user: PageUser) -> None:
     user.ask("A", "Tell me more.")
     user.answer("A")
     log = user.column("A").locator(".log")
-    at_end = "log => log.scrollHeight - log.scrollTop - log.clientHeight < 2"
-    assert log.evaluate(at_end)
+    assert log.evaluate(AT_END)
     user.page.locator("#add-conversation").click()
     user.column("B").wait_for()
-    assert log.evaluate(at_end)
+    assert log.evaluate(AT_END)
     # Who reads further up stays there, and who was at the end sees what came meanwhile.
     log.evaluate("log => { log.scrollTop = 100; }")
     user.page.wait_for_timeout(100)
@@ -218,13 +224,48 @@ def test_a_conversation_stays_where_it_was_read(user: PageUser) -> None:
     user.answer("B")
     assert log.evaluate("log => log.scrollTop") == 100
     user.go("explain")
-    user.model(
-        "(async () => { const { say } = await import('/page/chat/answering.js');"
-        " const { talk } = await import('/page/chat/workspace.js');"
-        " const { id, leaf } = talk.value.conversations[1]; await say(id, leaf, 'More.'); })()"
-    )
+    user.model(SAY_MORE_IN_B)
     user.go("chat")
     other = user.column("B")
     other.locator(".message-assistant").nth(1).wait_for()
-    assert other.locator(".log").evaluate(at_end)
+    assert other.locator(".log").evaluate(AT_END)
     assert log.evaluate("log => log.scrollTop") == 100
+
+
+def test_on_a_phone_what_came_behind_is_seen_in_front(browser: Any, server: Serving) -> None:
+    with using(browser, server.url, PHONE) as user:
+        user.open()
+        answering_at_once(user, "A long answer.\n" * 60)
+        user.page.locator("#add-conversation").click()
+        user.ask("B", "Tell me more.")
+        user.answer("B")
+        user.page.get_by_role("button", name="Conversation A", exact=True).click()
+        user.column("A").locator(".composer").wait_for()
+        user.model(SAY_MORE_IN_B)
+        user.page.get_by_role("button", name="Conversation B", exact=True).click()
+        user.column("B").locator(".message-assistant").nth(1).wait_for()
+        assert user.column("B").locator(".log").evaluate(AT_END)
+
+
+def test_who_opens_something_is_not_sent_past_it(user: PageUser) -> None:
+    answering_at_once(user, "A long answer.\n" * 60)
+    user.ask("A", "Tell me more.")
+    user.answer("A")
+    log = user.column("A").locator(".log")
+    # As when the model has thought at length, and somebody wants to read it.
+    log.evaluate(
+        "log => { const details = document.createElement('details');"
+        " details.append(document.createElement('summary'), 'Thinking. '.repeat(2000));"
+        " log.lastElementChild.append(details); }"
+    )
+    user.page.wait_for_timeout(100)
+    log.evaluate("log => { log.scrollTop = log.scrollHeight; }")
+    user.page.wait_for_timeout(100)
+    before = log.evaluate(
+        "log => { log.querySelector('details').open = true; return log.scrollTop; }"
+    )
+    user.page.wait_for_timeout(100)
+    user.page.locator("#add-conversation").click()
+    user.ask("B", "Something else.")
+    user.answer("B")
+    assert abs(log.evaluate("log => log.scrollTop") - before) < 50

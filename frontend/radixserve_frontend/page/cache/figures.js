@@ -69,6 +69,8 @@ const CHARTS = [
 
 export class Figures {
   samples = [];
+  /** Whether figures come: what they were before says nothing of now. */
+  #isFed = false;
   #charts;
   #element;
 
@@ -79,13 +81,20 @@ export class Figures {
     element.hidden = true;
   }
 
+  /** The connection is lost, or is a new one: until it tells figures, nobody knows them. */
+  pause() {
+    this.#isFed = false;
+  }
+
   clear() {
+    this.pause();
     this.samples = [];
     this.#element.hidden = true;
   }
 
   /** Take a `figures` event at `now`, in seconds. */
   add(figures, now) {
+    this.#isFed = true;
     const before = this.samples.at(-1);
     // Older than that if the server had nothing to say since: until now all was as it was then.
     const back = this.samples.find((each) => each.at >= now - RATE_S) ?? before;
@@ -99,7 +108,7 @@ export class Figures {
   /** It is `now`, and the connection lives: who tells nothing has nothing new to tell. */
   goOn(now) {
     const latest = this.samples.at(-1);
-    if (latest && now - latest.at >= SILENCE_S) this.add(latest, now);
+    if (this.#isFed && latest && now - latest.at >= SILENCE_S) this.add(latest, now);
   }
 }
 

@@ -20,11 +20,11 @@ const FIGURES_EVERY_MS = 1000;
 /** The feed tells of a request's last nodes up to half a second later. */
 const SEEK_AGAIN_MS = 700;
 const MAX_SEEKS = 4;
-const TOLD_PHASES = ["waiting", "missing"];
+const TOLD_PHASES = ["live", "waiting", "missing"];
 
 export class CacheView {
   feed = new Feed({
-    hello: () => this.#clear(),
+    hello: (hello) => this.#begin(hello),
     lost: () => this.#clear(),
     nodes: (event) => this.picture.apply(event),
     whole: () => this.#nowWhole(),
@@ -37,7 +37,8 @@ export class CacheView {
   #isWhole = false;
   #sought = null;
   #note = "";
-  #toldPhase = "off";
+  #isShown = false;
+  #toldPhase = "live";
   #tableAt = 0;
 
   constructor() {
@@ -62,7 +63,7 @@ export class CacheView {
 
   /** The view is shown; `record`: mark the way of this request, or null. */
   show(record) {
-    this.picture.isShown = true;
+    this.#isShown = this.picture.isShown = true;
     this.feed.open();
     this.#sought = record;
     if (record === null) {
@@ -72,7 +73,7 @@ export class CacheView {
   }
 
   hide() {
-    this.picture.isShown = false;
+    this.#isShown = this.picture.isShown = false;
     this.#sought = null;
   }
 
@@ -83,8 +84,16 @@ export class CacheView {
     this.feed.reopen();
   }
 
+  /** There is a connection, perhaps by another key than before. */
+  #begin({ tenant }) {
+    this.#clear();
+    // Of the whole server only administrators are told.
+    if (tenant) this.figures.clear();
+  }
+
   #clear() {
     this.#isWhole = false;
+    this.figures.pause();
     this.#texts.forget();
     this.picture.clear();
     this.#summarise();
@@ -131,7 +140,7 @@ export class CacheView {
 
   #say(note) {
     this.#note = note;
-    if (note !== "") announce(note);
+    if (note !== "" && this.#isShown) announce(note);
     this.#summarise();
   }
 
@@ -148,9 +157,11 @@ export class CacheView {
       missing: `There is no tree to see: ${error}`,
     }[phase];
     setText(byId("cache-summary"), this.#note === "" ? words : `${words} ${this.#note}`);
-    // The number of nodes is not read out at each change; what ends or begins the picture is.
-    if (phase !== this.#toldPhase && TOLD_PHASES.includes(phase)) announce(words);
-    this.#toldPhase = phase;
+    // How many nodes there are is not said at each change; that no more is told is, and that it is again.
+    if (this.#isShown && TOLD_PHASES.includes(phase) && phase !== this.#toldPhase) {
+      announce(words);
+      this.#toldPhase = phase;
+    }
     const place = byId("tree-place");
     place.dataset.nodes = String(tree.size);
     place.dataset.phase = this.#isWhole && phase === "live" ? "whole" : phase;

@@ -20,7 +20,8 @@ export class Column {
     role: "log",
     "aria-live": "off",
     tabIndex: 0,
-    on: { scroll: () => this.#scrolled() },
+    // An editor that is opened makes it longer, and nobody has scrolled.
+    on: { scroll: () => this.#scrolled(), focusin: () => this.#scrolled() },
   });
   #empty = h("div", { class: "empty" });
   #input;
@@ -31,6 +32,8 @@ export class Column {
     this.#conversation = conversation;
     const name = `Conversation ${conversation.letter}`;
     this.#log.setAttribute("aria-label", name);
+    // So does what the model thought; that event does not bubble.
+    this.#log.addEventListener("toggle", () => this.#scrolled(), true);
     this.#input = h("textarea", {
       rows: 1,
       placeholder: "Ask about the document",

@@ -83,6 +83,8 @@ export class ChatView {
     for (const [id, column] of this.#columns) {
       column.element.classList.toggle("is-front", id === front.value);
     }
+    // Where there is room for one only, it was hidden.
+    this.#columns.get(front.value)?.follow();
     showTabs(talk.value);
   }
 }

@@ -25,6 +25,7 @@ export class ExplainView {
   /** Show this record; the newest if null. */
   show(id) {
     this.#shown = id;
+    this.#explained = undefined;
     this.#update();
   }
 
