@@ -13,7 +13,14 @@ import pytest
 import zmq
 
 from radixserve.engine import process
-from radixserve.engine.messages import Answer, Ask, CacheStatsRead, ReadCacheStats, encode
+from radixserve.engine.messages import (
+    Answer,
+    Ask,
+    CacheStatsRead,
+    NotAnswered,
+    ReadCacheStats,
+    encode,
+)
 from radixserve.engine.wake import Wake
 
 
@@ -62,7 +69,7 @@ def test_an_idle_engine_answers_all_without_another_message(
         has_work=False, can_step=False, tree_feed=tree_feed, take_cache_events=list
     )
     monkeypatch.setattr(process, "ANSWER_S", 0.0)
-    monkeypatch.setattr(process, "_reply", lambda *_: process.NotAnswered("asked"))
+    monkeypatch.setattr(process, "_reply", lambda *_: NotAnswered("asked"))
     alive, life = os.pipe()
     with (
         os.fdopen(alive) as stdin,

@@ -1,6 +1,7 @@
 """Streams that have no end of their own tell nothing more once their key is removed."""
 
 import asyncio
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -73,7 +74,7 @@ def test_a_key_is_not_looked_up_for_every_event(monkeypatch: pytest.MonkeyPatch)
         num_look_ups += 1
         return caller.ANYBODY
 
-    monkeypatch.setattr(caller.time, "monotonic", lambda: now_s)
+    monkeypatch.setattr(time, "monotonic", lambda: now_s)
     scope: dict[str, object] = {}
     caller.attach_caller(scope, caller.ANYBODY, look_up)
     for _ in range(40):
