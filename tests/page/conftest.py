@@ -11,6 +11,9 @@ from typing import Any
 
 import pytest
 
+from tests.frontend.real_server import Serving, running_server
+from tests.page.page_user import PageUser, using
+
 FLAGS = [
     "--headless",
     "--no-sandbox",
@@ -43,3 +46,17 @@ def browser() -> Iterator[Any]:
         running = playwright.chromium.launch(executable_path=path, args=FLAGS, env=environ)
         yield running
         running.close()
+
+
+@pytest.fixture(scope="module")
+def server(browser: Any) -> Iterator[Serving]:
+    """Asks for the browser first: without one no server need start."""
+    with running_server() as serving:
+        yield serving
+
+
+@pytest.fixture
+def user(browser: Any, server: Serving) -> Iterator[PageUser]:
+    with using(browser, server.url) as one:
+        one.open()
+        yield one

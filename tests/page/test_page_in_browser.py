@@ -2,12 +2,11 @@
 
 import json
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from tests.frontend.real_server import MODEL, Serving, running_server
+from tests.frontend.real_server import MODEL, Serving
 from tests.page.page_user import DESKTOP, PHONE, PageUser, answer_events, using
 
 SWAP_A_VERSION = """(async () => {
@@ -28,20 +27,6 @@ SWAP_A_VERSION = """(async () => {
 })()"""
 
 HOSTILE = '<img src=x onerror="window.hit=1"><script>window.hit=1</script><b>bold</b>\'"&amp;'
-
-
-@pytest.fixture(scope="module")
-def server(browser: Any) -> Iterator[Serving]:
-    """Asks for the browser first: without one no server need start."""
-    with running_server() as serving:
-        yield serving
-
-
-@pytest.fixture
-def user(browser: Any, server: Serving) -> Iterator[PageUser]:
-    with using(browser, server.url) as one:
-        one.open()
-        yield one
 
 
 def test_a_second_conversation_finds_the_document_cached(user: PageUser) -> None:

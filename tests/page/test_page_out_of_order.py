@@ -1,12 +1,9 @@
 """The page when people do things in another order than one thinks of: what is shown stays right."""
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
-import pytest
-
-from tests.frontend.real_server import MODEL, Serving, running_server
+from tests.frontend.real_server import MODEL, Serving
 from tests.page.page_user import PHONE, PageUser, answer_events, using
 
 SAY_MORE_IN_B = """(async () => {
@@ -17,20 +14,6 @@ SAY_MORE_IN_B = """(async () => {
 })()"""
 AT_END = "log => log.scrollHeight - log.scrollTop - log.clientHeight < 2"
 IN_FOCUS = "document.activeElement.getAttribute('aria-label')"
-
-
-@pytest.fixture(scope="module")
-def server(browser: Any) -> Iterator[Serving]:
-    """Asks for the browser first: without one no server need start."""
-    with running_server() as serving:
-        yield serving
-
-
-@pytest.fixture
-def user(browser: Any, server: Serving) -> Iterator[PageUser]:
-    with using(browser, server.url) as one:
-        one.open()
-        yield one
 
 
 def never_ending(user: PageUser) -> None:

@@ -60,11 +60,15 @@ export class Feed {
       this.state.patch({ phase: "connecting" });
       let error = "the server ended the stream";
       let leastWait = 0;
+      let isFirst = true;
       try {
         for await (const { event, data } of getEvents("cache/tree", control.signal)) {
           if (control.signal.aborted) return;
           this.#take(event, JSON.parse(data));
           wait = FIRST_RETRY_S;
+          // What has come is drawn before more is read: else that would leave no time for a frame.
+          if (isFirst && event === "nodes") await nextFrame();
+          isFirst &&= event !== "nodes";
         }
       } catch (failure) {
         if (isAbort(failure) || control.signal.aborted) return;
@@ -86,6 +90,10 @@ export class Feed {
     if (event === "hello") this.state.set({ phase: "live", error: null, hello: data });
     this.#handlers[event]?.(data);
   }
+}
+
+function nextFrame() {
+  return new Promise(requestAnimationFrame);
 }
 
 function pause(seconds, signal) {

@@ -152,7 +152,7 @@ export class CacheView {
     const words = {
       off: "Not connected.",
       connecting: "Connecting.",
-      live: this.#isWhole ? size : `Loading: ${size}`,
+      live: this.#isWhole ? `${size}.` : `Loading: ${size}.`,
       waiting: `Connection lost (${error}); trying again.`,
       missing: `There is no tree to see: ${error}`,
     }[phase];
