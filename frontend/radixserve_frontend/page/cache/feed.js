@@ -5,7 +5,7 @@
  * none: it costs the server something.
  */
 
-import { getEvents, getJson, isAbort } from "../base/api.js";
+import { ApiError, getEvents, getJson, isAbort } from "../base/api.js";
 import { Store } from "../base/store.js";
 
 const FIRST_RETRY_S = 1;
@@ -38,7 +38,8 @@ export class Feed {
 
   /** A node's text, as `GET /cache/tree/{id}` has it. *Throws* `ApiError`. */
   textOf(id) {
-    const { stream } = this.state.value.hello;
+    const stream = this.state.value.hello?.stream;
+    if (stream === undefined) throw new ApiError("there is no connection");
     return getJson(`cache/tree/${id}?stream=${encodeURIComponent(stream)}`, this.#control?.signal);
   }
 
@@ -57,7 +58,8 @@ export class Feed {
     const control = (this.#control = new AbortController());
     let wait = FIRST_RETRY_S;
     while (!control.signal.aborted) {
-      this.state.patch({ phase: "connecting" });
+      // Nor is there a stream by which texts could be asked for, until it says its name.
+      this.state.patch({ phase: "connecting", hello: null });
       let error = "the server ended the stream";
       let leastWait = 0;
       let isFirst = true;
