@@ -135,13 +135,24 @@ TURNS = """async () => {
   return { now, before, removed, left: said(), letters, refilled };
 }"""
 
-FIGURES_AFTER_A_PAUSE = """async () => {
+COUNTED = {
+    "free": 9,
+    "cached": 0,
+    "in_use": 1,
+    "total": 10,
+    "running": 1,
+    "waiting": 0,
+    "steps": 4,
+    "computed_tokens": 10,
+    "prompt_tokens": 40,
+    "cached_tokens": 0,
+    "evicted_pages": 0,
+    "preemptions": 0,
+}
+
+FIGURES_AFTER_A_PAUSE = """async (counted) => {
   const { Figures } = await import("/page/cache/figures.js");
   const figures = new Figures(document.createElement("div"));
-  const counted = {
-    free: 9, cached: 0, in_use: 1, total: 10, running: 1, waiting: 0, steps: 4, computed_tokens: 10,
-    prompt_tokens: 40, cached_tokens: 0, evicted_pages: 0, preemptions: 0,
-  };
   figures.add(counted, 10);
   // The server says nothing while nothing changes.
   const more = { steps: 5, computed_tokens: 100, prompt_tokens: 80, cached_tokens: 20 };
@@ -151,13 +162,9 @@ FIGURES_AFTER_A_PAUSE = """async () => {
   return figures.samples.map(({ hitRate, perSecond }) => [hitRate, perSecond]);
 }"""
 
-FIGURES_AFTER_A_LOSS = """async () => {
+FIGURES_AFTER_A_LOSS = """async (counted) => {
   const { Figures } = await import("/page/cache/figures.js");
   const figures = new Figures(document.createElement("div"));
-  const counted = {
-    free: 9, cached: 0, in_use: 1, total: 10, running: 1, waiting: 0, steps: 4, computed_tokens: 10,
-    prompt_tokens: 40, cached_tokens: 0, evicted_pages: 0, preemptions: 0,
-  };
   figures.add(counted, 10);
   figures.pause();
   figures.goOn(109.5);
@@ -328,12 +335,12 @@ def test_conversations_are_branches(blank: Any) -> None:
 
 
 def test_figures_go_on_after_a_pause(blank: Any) -> None:
-    assert blank.evaluate(FIGURES_AFTER_A_PAUSE) == [[None, 0], [0.5, 1], [None, 0]]
+    assert blank.evaluate(FIGURES_AFTER_A_PAUSE, COUNTED) == [[None, 0], [0.5, 1], [None, 0]]
 
 
 def test_what_happened_while_nobody_looked_is_no_spike(blank: Any) -> None:
     """A tab was hidden for a hundred seconds, in which a thousand pages were evicted."""
-    assert blank.evaluate(FIGURES_AFTER_A_LOSS) == [[10, 0], [110, 10]]
+    assert blank.evaluate(FIGURES_AFTER_A_LOSS, COUNTED) == [[10, 0], [110, 10]]
 
 
 def test_changes_that_nobody_looks_at_do_not_pile_up(blank: Any) -> None:

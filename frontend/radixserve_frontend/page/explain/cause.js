@@ -4,6 +4,7 @@
  */
 
 import { ago, counted } from "../base/format.js";
+import { numShared } from "./records.js";
 
 const CAUSES = {
   complete: "Nothing is missing: everything before the last token was there. That one is always computed, because its result chooses the first word of the answer.",
@@ -31,8 +32,8 @@ export function causeInWords({ cause, evicted_seconds_ago: seconds, matched_toke
  */
 export function historyInWords(record, before) {
   if (!before || record.report === null || record.report.cause === "complete") return null;
-  const changed = firstChange(before.messages, record.messages);
-  if (changed === null) return rewritten(record, before);
+  const changed = numShared(before.messages, record.messages);
+  if (!before.messages[changed] || !record.messages[changed]) return rewritten(record, before);
   const { role } = record.messages[changed];
   if (role === "system" || before.messages[changed].role === "system") return "The system prompt or the documents were changed since the request before.";
   const number = record.messages.slice(0, changed + 1).filter((each) => each.role === role).length;
@@ -53,12 +54,4 @@ function rewritten(record, before) {
   const isSent = record.messages[before.messages.length]?.content === before.answer;
   if (!isSent || matched >= before.promptTokens + before.answerTokens - 2) return null;
   return "The answer before was sent back, yet not as it was generated: the chat template writes earlier answers in another way, without what they thought, say.";
-}
-
-/** The first of the earlier messages that is another one now; null if all are the same. */
-function firstChange(earlier, now) {
-  const index = earlier.findIndex(
-    ({ role, content }, at) => now[at] && (now[at].role !== role || now[at].content !== content),
-  );
-  return index < 0 ? null : index;
 }

@@ -2,8 +2,8 @@
  * The requests of this page, oldest first, in memory only: what Explain tells of.
  *
  * A record is {id, at, conversation, turn, messages, model, answer, promptTokens, cachedTokens,
- * report, ttft, rate, answerTokens, previous}; `previous` is the id of the conversation's record that it goes
- * on from: the one that begins with the most of its messages, the latest of those; or null.
+ * report, ttft, rate, answerTokens, previous}; `previous` is the id of the conversation's record that
+ * it goes on from: the one that begins with the most of its messages, the latest of those; or null.
  */
 
 import { Store } from "../base/store.js";
@@ -33,7 +33,8 @@ function said({ messages, answer }) {
   return [...messages, { role: "assistant", content: answer }];
 }
 
-function numShared(earlier, now) {
+/** How many messages these two begin with in common. */
+export function numShared(earlier, now) {
   const isSame = ({ role, content }, at) => now[at]?.role === role && now[at].content === content;
   const end = earlier.findIndex((message, at) => !isSame(message, at));
   return end < 0 ? earlier.length : end;
